@@ -1,0 +1,1 @@
+"""How a system is attacked: one folder per vector, one file per attack."""

@@ -1,0 +1,1 @@
+"""Adversarial examples: inputs moved within a threat so that the system errs."""

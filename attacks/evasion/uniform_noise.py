@@ -1,0 +1,42 @@
+"""Random points of the ball: the floor that every attack has to beat.
+
+Source: a control; EVALUATION calls for it because noise that finds errors which gradients miss means that
+the gradients are masked.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstline.benchmark.core.contracts import Evasion
+from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.registry import attack
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.system import REFUSED
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import Threat
+
+
+@attack("uniform-noise", tags={"control"})
+@dataclass(frozen=True)
+class UniformNoise(Evasion):
+    """Try `draws` uniform points of the ball, and keep the first that is answered wrongly."""
+
+    needs = ("labels",)
+    goals = ("linf", "l2")
+
+    draws: int = 10
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """Return for each row of x (n, *shape) a random point of its ball that fools the system, if one was met."""
+        region, generator = Region(x, target.space, threat.goal, threat.eps), rng.torch("points")
+        found, rows = x.clone(), torch.arange(len(x), device=x.device)
+        for _ in range(self.draws):
+            points = region.snap(region.random(generator))[rows]
+            found[rows] = points
+            answers = target.labels(points, rows)
+            rows = rows[(answers == y[rows]) | (answers == REFUSED)]
+            if len(rows) == 0:
+                break
+        return found

@@ -1,0 +1,1 @@
+"""Was this example in the training set?"""

@@ -1,0 +1,1 @@
+"""The benchmark: contracts, metrics, protocols, execution and the command line."""

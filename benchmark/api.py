@@ -1,0 +1,68 @@
+"""All that a plugin needs: `from firstline.benchmark.api import Defense, defense, ...`."""
+
+from firstline.benchmark.core.ascent import Slope, ascend, input_gradient
+from firstline.benchmark.core.contracts import (
+    Architecture,
+    Attack,
+    Context,
+    Defense,
+    Evasion,
+    Extraction,
+    Incident,
+    Inversion,
+    Membership,
+    PoisonedData,
+    Poisoning,
+    Task,
+    initialise,
+)
+from firstline.benchmark.core.data import Data, InputSpace, Splits
+from firstline.benchmark.core.errors import DataProblem, FirstlineError
+from firstline.benchmark.core.geometry import Region, distance
+from firstline.benchmark.core.registry import attack, defense, task
+from firstline.benchmark.core.rng import Streams, isolated
+from firstline.benchmark.core.system import INVALID, REFUSED, Bare, Response, System
+from firstline.benchmark.core.target import Target, cross_entropies
+from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.core.training import Recipe, train
+
+__all__ = [
+    "INVALID",
+    "REFUSED",
+    "Architecture",
+    "Attack",
+    "Bare",
+    "Context",
+    "Data",
+    "DataProblem",
+    "Defense",
+    "Evasion",
+    "Extraction",
+    "FirstlineError",
+    "Incident",
+    "InputSpace",
+    "Inversion",
+    "Membership",
+    "PoisonedData",
+    "Poisoning",
+    "Recipe",
+    "Region",
+    "Response",
+    "Slope",
+    "Splits",
+    "Streams",
+    "System",
+    "Target",
+    "Task",
+    "Threat",
+    "ascend",
+    "attack",
+    "cross_entropies",
+    "defense",
+    "distance",
+    "initialise",
+    "input_gradient",
+    "isolated",
+    "task",
+    "train",
+]

@@ -1,0 +1,1 @@
+"""Checks that every registered item passes; shipped as `firstline check`."""

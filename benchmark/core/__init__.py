@@ -1,0 +1,1 @@
+"""What everything shares; imports nothing else of ours."""

@@ -1,0 +1,254 @@
+"""What tasks, defenses and attacks are. Items are frozen dataclasses of settings; every setting has a default."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from firstline.benchmark.core.data import Data, InputSpace, Splits
+from firstline.benchmark.core.ref import Ref
+from firstline.benchmark.core.rng import Streams, isolated
+from firstline.benchmark.core.system import System
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.core.training import Recipe
+
+
+class Item:
+    """A registered thing. `name`, `version` and `tags` are set by the decorator."""
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 0
+    tags: ClassVar[frozenset[str]] = frozenset()
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings, defaults included."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """Return the text form: the name and the settings that differ from the defaults."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        changed = [(f.name, getattr(self, f.name)) for f in fields if getattr(self, f.name) != f.default]
+        return str(Ref(self.name, tuple(sorted(changed))))
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return what the planner and `firstline show` need to know, as plain data."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build one untrained network, and the recipe that trains it well on its task."""
+
+    build: Callable[[], nn.Module]
+    recipe: Recipe
+
+
+class Task(Item, ABC):
+    """Data and the truth about it.
+
+    Class attributes: modality (image, table, text), inputs (real or tokens), classes, licence, fingerprint
+    (SHA-256 of the splits; empty when it can't be known in advance), eps (the customary radius per norm),
+    and space. A task whose shape is a setting makes these properties.
+    """
+
+    modality: ClassVar[str]
+    inputs: ClassVar[str] = "real"
+    licence: ClassVar[str]
+    fingerprint: str = ""
+    classes: int
+    space: InputSpace
+    eps: Mapping[str, float]
+
+    @abstractmethod
+    def load(self, folder: Path | None) -> Splits:
+        """Return the splits, from the user's data folder if given. Raises DataProblem, saying what to do."""
+
+    @property
+    @abstractmethod
+    def architectures(self) -> Mapping[str, Architecture]:
+        """The networks that are customary here, the default first."""
+
+    @property
+    def default(self) -> Architecture:
+        """The first architecture."""
+        return next(iter(self.architectures.values()))
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return modality, classes, input space, licence, fingerprint and architectures."""
+        task = cls()
+        return {
+            "modality": task.modality,
+            "inputs": task.inputs,
+            "classes": task.classes,
+            "shape": list(task.space.shape),
+            "grid": task.space.grid,
+            "eps": dict(task.eps),
+            "licence": task.licence,
+            "fingerprint": task.fingerprint,
+            "architectures": list(task.architectures),
+        }
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a defense's hooks get besides the data: the task, its random streams and the device."""
+
+    task: Task
+    rng: Streams
+    device: torch.device
+
+
+HOOKS = ("collect", "build", "train", "deploy", "calibrate", "recover")
+
+
+class Defense(Item):
+    """Code that acts on any of: the data, the training, the deployed system, its maintenance.
+
+    Each hook has an identity default (train: the task's recipe); override what the defense does. inputs lists
+    the kinds of input that it can handle.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("real", "tokens")
+
+    def collect(self, data: Data, ctx: Context) -> Data:
+        """Return the training data that the system may see: rows of data, repaired or left out (ids kept)."""
+        return data
+
+    def build(self, task: Task) -> nn.Module:
+        """Return the untrained network. Must not depend on data: it is also what stored weights are read into."""
+        return task.default.build()
+
+    def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
+        """Fit module to data and return it. The default is the task's recipe."""
+        from firstline.benchmark.core.training import train
+
+        return train(module, data, ctx.task.default.recipe, ctx.rng)
+
+    def deploy(self, system: System, task: Task) -> System:
+        """Return system with this defense around it. Must not depend on data: see `calibrate`."""
+        return system
+
+    def calibrate(self, system: System, data: Data, ctx: Context) -> None:
+        """Fill the buffers of what `deploy` returned (thresholds, statistics) from the defender's own data."""
+
+    def recover(self, system: System, incident: "Incident", ctx: Context) -> System:
+        """Return system repaired after an incident."""
+        return system
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return the lifecycle hooks that this defense implements."""
+        return {
+            "hooks": [h for h in HOOKS if getattr(cls, h) is not getattr(Defense, h)],
+            "inputs": list(cls.inputs),
+        }
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What a defender knows when it has to repair: clean data of its own, and the rows that it suspects."""
+
+    clean: Data
+    suspects: Data
+
+
+class Attack(Item):
+    """Common to the attacks of all vectors.
+
+    needs lists what the attack uses of: labels, scores, architecture, train, aux, defense, gradients. goals
+    lists the goals of its vector that it can pursue; inputs the kinds of input that it can handle.
+    """
+
+    vector: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    goals: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]] = ("real", "tokens")
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return vector, needs, goals and kinds of input."""
+        return {"vector": cls.vector, "needs": list(cls.needs), "goals": list(cls.goals), "inputs": list(cls.inputs)}
+
+
+class Evasion(Attack, ABC):
+    """Moves inputs so that the system errs."""
+
+    vector = "evasion"
+    inputs = ("real",)
+
+    @abstractmethod
+    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """Return x (n, *shape) moved within the threat so that labels y (n,) fit it badly.
+
+        Row i of x is example i of the target's meter: pass the row numbers on when asking about fewer rows.
+        """
+
+
+@dataclass(frozen=True)
+class PoisonedData:
+    """A poisoned training set, the ids of the rows that were changed or added, and for backdoors the trigger.
+
+    trigger puts the backdoor's pattern on inputs (n, *shape); target_class is the label that it should bring.
+    """
+
+    data: Data
+    poisoned: Tensor
+    trigger: Callable[[Tensor], Tensor] | None = None
+    target_class: int | None = None
+
+
+class Poisoning(Attack, ABC):
+    """Changes training data."""
+
+    vector = "poisoning"
+
+    @abstractmethod
+    def poison(self, train: Data, task: Task, budget: int, threat: Threat, rng: Streams) -> PoisonedData:
+        """Return train, which is the share that the attacker holds, with at most budget rows changed or added.
+
+        Changed rows keep their ids; added rows have negative ids. No row may be taken away.
+        """
+
+
+class Extraction(Attack, ABC):
+    """Copies the system through its answers."""
+
+    vector = "extraction"
+
+    @abstractmethod
+    def extract(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> nn.Module:
+        """Return a copy of the system: a module that maps inputs (n, *shape) to logits."""
+
+
+class Membership(Attack, ABC):
+    """Tells training examples from others."""
+
+    vector = "membership"
+
+    @abstractmethod
+    def score(self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams) -> Tensor:
+        """Return a score (n,) for each candidate; the higher, the more likely it was trained on."""
+
+
+class Inversion(Attack, ABC):
+    """Rebuilds what the training data looked like."""
+
+    vector = "inversion"
+
+    @abstractmethod
+    def reconstruct(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> Tensor:
+        """Return reconstructions (classes, *shape), one per class."""
+
+
+def initialise(build: Callable[[], nn.Module], rng: Streams) -> nn.Module:
+    """Return a freshly built network whose initial weights come from rng alone."""
+    with isolated(rng.integer("init")):
+        return build()

@@ -1,0 +1,135 @@
+"""Data, splits, input spaces and fingerprints."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from firstline.benchmark.core.errors import ContractBroken
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples x (n, *shape), labels y (n,) int64, and ids (n,) int64 that follow the rows through every filter."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "Data":
+        """Return data whose ids count the rows from 0."""
+        return cls(x, y, torch.arange(len(x)))
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.y) == len(self.ids):
+            raise ContractBroken(
+                f"data needs as many labels and ids as examples, got {len(self.x)} examples, "
+                f"{len(self.y)} labels, {len(self.ids)} ids"
+            )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, index: Tensor) -> "Data":
+        """Return the rows at index, a (k,) tensor of positions or an (n,) mask."""
+        return Data(self.x[index], self.y[index], self.ids[index])
+
+    def to(self, device: torch.device | str) -> "Data":
+        """Return the same data on device."""
+        return Data(self.x.to(device), self.y.to(device), self.ids.to(device))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train and test for the defender, aux for the attacker: same population, no row shared."""
+
+    train: Data
+    test: Data
+    aux: Data
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all three splits: shapes, dtypes, values and labels."""
+        digest = hashlib.sha256()
+        for name, data in (("train", self.train), ("test", self.test), ("aux", self.aux)):
+            for tensor in (data.x, data.y):
+                array = tensor.contiguous().numpy()
+                digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+                digest.update(array.data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> "Splits":
+        """Return the same splits on device."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device), aux=self.aux.to(device))
+
+
+@dataclass(frozen=True)
+class InputSpace:
+    """Where inputs live: shape of one example, range, grid, and for tables what each feature allows.
+
+    low, high and grid are one number for all features or one per feature (flattened order). grid is the
+    distance between neighbouring allowed values, 1/255 for 8-bit images, and 0 for a continuous feature.
+    mutable says which features an attacker can change (empty: all); categorical which are codes without
+    order (empty: none).
+    """
+
+    shape: tuple[int, ...]
+    low: float | tuple[float, ...] = 0.0
+    high: float | tuple[float, ...] = 1.0
+    grid: float | tuple[float, ...] = 0.0
+    mutable: tuple[bool, ...] = ()
+    categorical: tuple[bool, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        width = 1
+        for side in self.shape:
+            width *= side
+        for name in ("low", "high", "grid", "mutable", "categorical", "features"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and value and len(value) != width:
+                raise ContractBroken(f"input space: {name} has {len(value)} entries for {width} features")
+
+    def _like(self, value: float | tuple[float, ...] | tuple[bool, ...], x: Tensor) -> Tensor:
+        tensor = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        return tensor if tensor.ndim == 0 else tensor.reshape(self.shape)
+
+    def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest and highest allowed values, broadcastable to x (n, *shape)."""
+        return self._like(self.low, x), self._like(self.high, x)
+
+    def movable(self, x: Tensor) -> Tensor | None:
+        """Return 1 where a feature may be moved by degrees and 0 elsewhere, or None where all may."""
+        if not any(self.categorical) and (not self.mutable or all(self.mutable)):
+            return None
+        free = torch.ones(self.shape, dtype=x.dtype, device=x.device)
+        if self.mutable:
+            free = free * self._like(self.mutable, x)
+        if self.categorical:
+            free = free * (1 - self._like(self.categorical, x))
+        return free
+
+    def round(self, x: Tensor) -> Tensor:
+        """Return x (n, *shape) moved to the nearest allowed values: clipped to the box, rounded to the grid."""
+        low, high = self.box(x)
+        if isinstance(self.grid, tuple):
+            grid = self._like(self.grid, x)
+            step = torch.where(grid > 0, grid, torch.ones_like(grid))
+            x = torch.where(grid > 0, low + torch.round((x - low) / step) * step, x)
+        elif self.grid > 0:
+            levels = 1 / self.grid
+            x = torch.round((x - low) * levels) / levels + low
+        return torch.minimum(torch.maximum(x, low), high)
+
+    def check(self, x: Tensor) -> str | None:
+        """Return what is wrong with x (n, *shape) as inputs, or None."""
+        if tuple(x.shape[1:]) != self.shape:
+            return f"shape {tuple(x.shape[1:])} instead of {self.shape}"
+        if not torch.isfinite(x).all():
+            return "NaN or infinite values"
+        low, high = self.box(x)
+        out = ((x < low - 1e-6) | (x > high + 1e-6)).flatten(1).any(1)
+        if out.any():
+            return f"{int(out.sum())} of {len(x)} examples outside the allowed range"
+        return None

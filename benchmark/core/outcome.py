@@ -1,0 +1,105 @@
+"""What one cell leaves behind, per example, for each vector: plain arrays, from which every metric is computed.
+
+Labels are classes, -1 (refused) or -2 (not a number). Queries and gradients count per example.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firstline.benchmark.core.errors import ContractBroken
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Common to all vectors: arrays of equal length within a group, saved beside the record."""
+
+    vector: ClassVar[str]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name, those that are None left out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: np.asarray(value) for name, value in values.items() if value is not None}
+
+
+def same_length(**arrays: NDArray[Any]) -> int:
+    """Return the common length of arrays. Raises ContractBroken naming the lengths where they differ."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise ContractBroken(f"per-example arrays differ in length: {lengths}")
+    return next(iter(lengths.values()))
+
+
+@dataclass(frozen=True)
+class EvasionOutcome(Outcome):
+    """Per attacked example: its id, label, the answers to the clean and the adversarial input, and the cost."""
+
+    vector = "evasion"
+    ids: Ints
+    label: Ints
+    clean_answer: Ints
+    adversarial_answer: Ints
+    distance: Floats
+    queries: Ints
+    gradients: Ints
+
+
+@dataclass(frozen=True)
+class PoisoningOutcome(Outcome):
+    """Per test example the answers of the system fitted without and with poison; per training row what befell it.
+
+    triggered_* hold the test examples outside the target class, with the trigger on, for backdoors.
+    """
+
+    vector = "poisoning"
+    ids: Ints
+    label: Ints
+    clean_answer: Ints
+    answer: Ints
+    row_poisoned: Bools
+    row_kept: Bools
+    triggered_label: Ints | None = None
+    triggered_answer: Ints | None = None
+    target_class: Ints | None = None
+
+
+@dataclass(frozen=True)
+class ExtractionOutcome(Outcome):
+    """Per test example its label, the victim's answer and the copy's; queries is one total."""
+
+    vector = "extraction"
+    ids: Ints
+    label: Ints
+    victim_answer: Ints
+    copy_answer: Ints
+    queries: Ints
+
+
+@dataclass(frozen=True)
+class MembershipOutcome(Outcome):
+    """Per candidate whether it was trained on, the attack's score and its queries; and the system's utility."""
+
+    vector = "membership"
+    ids: Ints
+    member: Bools
+    score: Floats
+    queries: Ints
+    label: Ints
+    answer: Ints
+
+
+@dataclass(frozen=True)
+class InversionOutcome(Outcome):
+    """Per class its reconstruction (classes, *shape), and the classes that an unseen evaluator ranks first."""
+
+    vector = "inversion"
+    label: Ints
+    reconstruction: Floats
+    evaluator_answer: Ints
+    nearest_distance: Floats

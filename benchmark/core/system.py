@@ -1,0 +1,86 @@
+"""What a defense deploys, and what is attacked and scored: a model with its processing, refusals and monitor."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+REFUSED = -1  # the label of an input that the system refuses to answer
+INVALID = -2  # the label of an answer that is not a number
+
+
+@dataclass(frozen=True)
+class Response:
+    """Answers to n inputs: logits (n, classes), and acceptance (n,), at least 0 where the input is answered.
+
+    acceptance None means that everything is answered. Its value is a score, so that an attack can climb it.
+    """
+
+    logits: Tensor
+    acceptance: Tensor | None = None
+
+    @property
+    def accepted(self) -> Tensor:
+        """Which inputs are answered, (n,) bool."""
+        if self.acceptance is None:
+            return torch.ones(len(self.logits), dtype=torch.bool, device=self.logits.device)
+        return self.acceptance >= 0
+
+    @property
+    def labels(self) -> Tensor:
+        """The predicted classes, (n,) int64: REFUSED where refused, INVALID where the logits are not numbers."""
+        labels = self.logits.argmax(1)
+        labels = torch.where(torch.isfinite(self.logits).all(1), labels, INVALID)
+        return labels if self.acceptance is None else torch.where(self.accepted, labels, REFUSED)
+
+
+class System(nn.Module):
+    """A deployed model. Subclass it to change what goes in or comes out; its parameters and buffers are its state.
+
+    inner is the system that this one wraps. Everything that a system has learned must be a parameter or a
+    buffer: systems are stored as tensors and rebuilt by `deploy`.
+    """
+
+    stochastic: bool = False  # answers differ from call to call; attacks then average over draws
+    inner: "System | None"
+
+    def __init__(self, inner: "System | None" = None) -> None:
+        super().__init__()
+        self.inner = inner
+        if inner is not None:
+            self.stochastic = inner.stochastic
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        """Answer inputs x (n, *shape); rng is the only source of randomness."""
+        return self._inside().respond(x, rng)
+
+    def surrogate(self, x: Tensor, rng: torch.Generator) -> Response:
+        """Answer like `respond`, but differentiably: what a BPDA adversary uses (Athalye et al. 2018)."""
+        return self.respond(x, rng)
+
+    def observe(self, queries: Tensor) -> Tensor:
+        """See a batch of queries (n, *shape) as they come; return which are flagged, (n,) bool."""
+        if self.inner is not None:
+            return self.inner.observe(queries)
+        return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+
+    def forward(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the logits of `respond`."""
+        return self.respond(x, rng).logits
+
+    def _inside(self) -> "System":
+        if self.inner is None:
+            raise NotImplementedError(f"{type(self).__name__} wraps nothing: implement respond")
+        return self.inner
+
+
+class Bare(System):
+    """A module and nothing else: logits = module(x)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        """Return the module's logits."""
+        return Response(self.module(x))

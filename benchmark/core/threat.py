@@ -1,0 +1,243 @@
+"""Threat models and their text form: who attacks, knowing what, within which budget.
+
+The text form is ``vector/knowledge/goal[:amount][,option=value...]``:
+
+    evasion/white/linf:8/255            poisoning/gray/availability:10%,train=100%
+    evasion/black/l2:0.5,queries=5k     membership/black/scores
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from firstline.benchmark.core.errors import FirstlineError, not_found
+
+VECTORS = ("evasion", "poisoning", "extraction", "membership", "inversion")
+KNOWLEDGE = ("white", "gray", "black")
+NORMS = ("linf", "l2", "l1", "l0")
+
+
+def _number(text: str) -> float:
+    top, _, bottom = text.partition("/")
+    value = float(top) / (float(bottom) if bottom else 1.0)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _radius(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
+    value = float(text[:-1] if factor > 1 else text) * factor
+    if value < 0 or value != int(value):
+        raise ValueError(text)
+    return int(value)
+
+
+def _yes(text: str) -> bool:
+    return {"yes": True, "no": False}[text]
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+def _short(value: float) -> str:
+    return repr(int(value)) if value == int(value) else repr(value)
+
+
+def _write_radius(value: float) -> str:
+    plain, pixels = _short(value), round(value * 255)
+    fraction = f"{pixels}/255"
+    return fraction if pixels / 255 == value and len(fraction) < len(plain) else plain
+
+
+def _write_share(value: float) -> str:
+    percent = _short(round(value * 100, 10)) + "%"
+    return percent if _share(percent) == value else repr(value)
+
+
+def _write_count(value: int) -> str:
+    for letter, factor in (("m", 1_000_000), ("k", 1_000)):
+        if value and value % factor == 0:
+            return f"{value // factor}{letter}"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How one kind of value is read and written, and an example for error messages."""
+
+    read: Callable[[str], Any]
+    write: Callable[[Any], str]
+    example: str
+
+
+_RADIUS = _Form(_radius, _write_radius, "a distance of at least 0 in input units, such as 0.1 or 8/255")
+_SHARE = _Form(_share, _write_share, "a share between 0 and 1, such as 5% or 0.05")
+_COUNT = _Form(_count, _write_count, "a whole number, such as 500 or 10k")
+_YES = _Form(_yes, lambda v: "yes" if v else "no", "yes or no")
+
+GOALS: dict[str, dict[str, _Form | None]] = {
+    "evasion": dict.fromkeys(NORMS, _RADIUS),
+    "poisoning": dict.fromkeys(("availability", "integrity", "backdoor"), _SHARE),
+    "extraction": dict.fromkeys(("scores", "labels"), _COUNT),
+    "membership": dict.fromkeys(("scores", "labels"), None),
+    "inversion": dict.fromkeys(("classes", "attribute"), None),
+}
+
+OPTIONS: dict[str, _Form] = {
+    "answers": _Form(_one_of("scores", "labels"), str, "scores or labels"),
+    "queries": _COUNT,
+    "train": _SHARE,
+    "aux": _YES,
+    "defense": _Form(_one_of("known", "unknown"), str, "known or unknown"),
+}
+
+
+@dataclass(frozen=True)
+class Threat:
+    """One threat model. Build it with `Threat.parse`; `str` gives the canonical text back.
+
+    amount is the radius (evasion, input units), the share of the training set (poisoning) or the query
+    budget (extraction), and None elsewhere. queries is a budget per attacked example for evasion and
+    membership, None meaning unlimited. train is the share of the training rows that the attacker holds.
+    """
+
+    vector: str
+    knowledge: str
+    goal: str
+    amount: float | None = None
+    answers: str = "scores"
+    queries: int | None = None
+    train: float = 0.0
+    aux: bool = False
+    defense: str = "unknown"
+
+    @classmethod
+    def parse(cls, text: str) -> "Threat":
+        """Return the threat model that text names.
+
+        >>> str(Threat.parse("evasion/white/linf:0.10"))
+        'evasion/white/linf:0.1'
+
+        Raises FirstlineError saying which part is wrong and what it may be.
+        """
+        parts = text.strip().split("/", 2)
+        if len(parts) != 3:
+            raise FirstlineError(
+                f"threat {text!r} has {len(parts)} of 3 parts; write vector/knowledge/goal:amount, "
+                "such as evasion/white/linf:8/255"
+            )
+        vector, knowledge, rest = parts
+        if vector not in VECTORS:
+            raise FirstlineError(f"threat {text!r}: {not_found('vector', vector, VECTORS)}")
+        if knowledge not in KNOWLEDGE:
+            raise FirstlineError(f"threat {text!r}: {not_found('knowledge', knowledge, KNOWLEDGE)}")
+        head, *options = rest.split(",")
+        goal, _, amount_text = head.partition(":")
+        if goal not in GOALS[vector]:
+            raise FirstlineError(f"threat {text!r}: {not_found(f'goal of {vector}', goal, GOALS[vector])}")
+        form = GOALS[vector][goal]
+        if form is None and amount_text:
+            raise FirstlineError(f"threat {text!r}: {vector}/{goal} takes no amount; write it without ':{amount_text}'")
+        amount = _read(text, goal, form, amount_text) if form else None
+        given = _read_options(text, options)
+        if vector in ("extraction", "membership"):
+            if "answers" in given:
+                raise FirstlineError(f"threat {text!r}: the goal already says the answers; leave out answers=")
+            given["answers"] = goal
+        if vector == "extraction":
+            if "queries" in given:
+                raise FirstlineError(f"threat {text!r}: the amount already is the query budget; leave out queries=")
+            given["queries"] = amount
+        return cls(vector, knowledge, goal, amount, **{**_defaults(knowledge), **given})
+
+    def __str__(self) -> str:
+        form = GOALS[self.vector][self.goal]
+        text = f"{self.vector}/{self.knowledge}/{self.goal}"
+        if form is not None:
+            text += ":" + form.write(self.amount)
+        implied: dict[str, Any] = {"answers": "scores", "queries": None, **_defaults(self.knowledge)}
+        if self.vector in ("extraction", "membership"):
+            implied["answers"] = self.goal
+        if self.vector == "extraction":
+            implied["queries"] = self.amount
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if value != implied[name]:
+                text += f",{name}={option.write(value)}"
+        return text
+
+    @property
+    def grants(self) -> frozenset[str]:
+        """What an attack may use: some of labels, scores, architecture, train, aux, defense, gradients."""
+        held = {"labels"}
+        if self.answers == "scores":
+            held.add("scores")
+        if self.knowledge != "black":
+            held.add("architecture")
+        if self.train > 0:
+            held.add("train")
+        if self.aux:
+            held.add("aux")
+        if self.defense == "known":
+            held.add("defense")
+        if self.knowledge == "white":
+            held.add("gradients")
+        return frozenset(held)
+
+    @property
+    def eps(self) -> float:
+        """The radius of an evasion threat, in input units."""
+        if self.vector != "evasion" or self.amount is None:
+            raise FirstlineError(f"{self} has no radius; only evasion threats have one")
+        return self.amount
+
+
+def _defaults(knowledge: str) -> dict[str, Any]:
+    white = knowledge == "white"
+    return {
+        "train": 1.0 if white else 0.1 if knowledge == "gray" else 0.0,
+        "aux": knowledge != "black",
+        "defense": "known" if white else "unknown",
+    }
+
+
+def _read(text: str, name: str, form: _Form, value: str) -> Any:
+    try:
+        return form.read(value)
+    except (ValueError, KeyError, ZeroDivisionError, OverflowError):
+        found = repr(value) if value else "nothing"
+        raise FirstlineError(f"threat {text!r}: {name} needs {form.example}; found {found}") from None
+
+
+def _read_options(text: str, options: list[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for option in options:
+        name, _, value = option.strip().partition("=")
+        if name not in OPTIONS:
+            raise FirstlineError(f"threat {text!r}: {not_found('option', name, OPTIONS)}")
+        if name in given:
+            raise FirstlineError(f"threat {text!r}: {name} is given twice")
+        given[name] = _read(text, name, OPTIONS[name], value)
+    return given

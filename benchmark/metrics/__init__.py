@@ -1,0 +1,1 @@
+"""Metric kernels and the checked doors in front of them."""

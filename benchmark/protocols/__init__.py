@@ -1,0 +1,1 @@
+"""How each vector is measured."""

@@ -1,0 +1,89 @@
+"""What a protocol works with, and what it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from firstline.benchmark.core.contracts import Attack, PoisonedData, Task
+from firstline.benchmark.core.data import Splits
+from firstline.benchmark.core.errors import ContractBroken
+from firstline.benchmark.core.outcome import Outcome
+from firstline.benchmark.core.record import Gate, Metric
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.stack import Stack
+from firstline.benchmark.core.system import INVALID, System
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import Threat
+
+
+class Served(Protocol):
+    """A fitted system: in this process for the attack, and behind a door for the score."""
+
+    system: System
+    kept: Tensor
+
+    def score(self, x: Tensor, rng: Streams) -> Tensor:
+        """Return the answers (n,) int64 to x (n, *shape), asked blindly: shuffled, without labels."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One cell, ready to run. fit returns the system fitted to clean data, or to poisoned data."""
+
+    task: Task
+    splits: Splits
+    stack: Stack
+    attack: Attack
+    threat: Threat
+    rng: Streams
+    device: torch.device
+    examples: int
+    fit: Callable[[PoisonedData | None], Served]
+    stage: Callable[[str], None]
+
+    def target(self, system: System, examples: int | None, build_rng: Streams) -> Target:
+        """Return the attack's door to system."""
+        threat, train = self.threat, self.splits.train
+        share = torch.randperm(len(train), generator=self.rng.torch("train share"))
+        held = share[: round(threat.train * len(train))].sort().values
+        return Target(
+            system,
+            threat,
+            space=self.task.space,
+            classes=self.task.classes,
+            rng=self.rng.child("target"),
+            examples=examples,
+            build=self.task.default.build,
+            train=train.rows(held),
+            aux=self.splits.aux,
+            defense=str(self.stack),
+        )
+
+    def draw(self, name: str, available: int, count: int) -> Tensor:
+        """Return count of the first `available` numbers, drawn without replacement and sorted.
+
+        The stream names no defense: all systems meet the same examples.
+        """
+        return torch.randperm(available, generator=self.rng.torch("draw", name))[:count].sort().values
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a protocol found: per-example outcomes, metrics, diagnostics, the gate's verdict and the attack's cost."""
+
+    outcome: Outcome
+    metrics: dict[str, Metric]
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    gate: Gate = Gate(verdict="pass", reasons=[])
+    queries: int = 0
+    gradients: int = 0
+
+
+def answered(answers: Tensor) -> Tensor:
+    """Return answers (n,) to clean inputs. Raises ContractBroken where none is a number: that is no system."""
+    if len(answers) and bool((answers == INVALID).all()):
+        raise ContractBroken("the system answers every clean input with NaN or infinite logits")
+    return answers

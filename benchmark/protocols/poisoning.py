@@ -1,0 +1,132 @@
+"""Poisoning: what does the defended system lose when part of its training data is the attacker's?
+
+The defense is fitted twice, to clean and to poisoned data, from the same random streams; it is not told which is
+which. What `collect` leaves out is its detection of poison.
+"""
+
+import numpy as np
+import torch
+
+from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
+from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.errors import ContractBroken
+from firstline.benchmark.core.outcome import PoisoningOutcome
+from firstline.benchmark.core.record import Metric
+from firstline.benchmark.protocols.bench import Bench, Measured, answered
+from firstline.benchmark.protocols.numbers import plain, share
+
+
+def run(bench: Bench) -> Measured:
+    """Poison, check the budget, fit twice, score blindly, measure."""
+    clean = bench.fit(None)
+    bench.stage("poison")
+    poisoned = poison(bench)
+    served = bench.fit(poisoned)
+    bench.stage("score")
+    test = bench.splits.test
+    drawn = test.rows(bench.draw("test", len(test), bench.examples))
+    if len(drawn) == 0:
+        raise ContractBroken("the task has no test example to score")
+    asked = [drawn.x.to(bench.device)]
+    triggered = _triggered(poisoned, drawn)
+    if triggered is not None:
+        asked.append(triggered.x.to(bench.device))
+    score = bench.rng.child("score")
+    before = answered(clean.score(asked[0], score)).cpu()
+    after = answered(served.score(torch.cat(asked), score)).cpu()
+    bench.stage("measure")
+    outcome = PoisoningOutcome(
+        ids=drawn.ids.numpy(),
+        label=drawn.y.numpy(),
+        clean_answer=before.numpy(),
+        answer=after[: len(drawn)].numpy(),
+        row_poisoned=torch.isin(poisoned.data.ids, poisoned.poisoned).numpy(),
+        row_kept=torch.isin(poisoned.data.ids, served.kept).numpy(),
+        triggered_label=None if triggered is None else triggered.y.numpy(),
+        triggered_answer=None if triggered is None else after[len(drawn) :].numpy(),
+        target_class=None if triggered is None else np.array([poisoned.target_class]),
+    )
+    return Measured(outcome=outcome, metrics=measure(outcome))
+
+
+def poison(bench: Bench) -> PoisonedData:
+    """Return the whole poisoned training set: the attacker's share changed within its budget, the rest as it was."""
+    attack, threat, train = bench.attack, bench.threat, bench.splits.train
+    assert isinstance(attack, Poisoning)
+    budget = int((threat.amount or 0) * len(train) + 1e-9)
+    held = bench.draw("held", len(train), round(threat.train * len(train)))
+    seen = train.rows(held)
+    mine = Data(seen.x.clone(), seen.y.clone(), seen.ids.clone())
+    made = attack.poison(mine, bench.task, budget, threat, bench.rng.child("attack", attack.name))
+    if not isinstance(made, PoisonedData):
+        raise ContractBroken(f"the attack returned a {type(made).__name__} instead of PoisonedData")
+    problem = _overreach(made, seen, budget, bench.task)
+    if problem:
+        raise ContractBroken(f"the attack {problem}")
+    x, y = train.x.clone(), train.y.clone()
+    old = made.data.ids >= 0
+    position = torch.searchsorted(train.ids, made.data.ids[old])
+    x[position], y[position] = made.data.x[old], made.data.y[old]
+    whole = Data(
+        torch.cat([x, made.data.x[~old]]), torch.cat([y, made.data.y[~old]]), torch.cat([train.ids, made.data.ids[~old]])
+    )
+    return PoisonedData(whole, made.poisoned, made.trigger, made.target_class)
+
+
+def _overreach(made: PoisonedData, seen: Data, budget: int, task: Task) -> str | None:
+    """Say how the poison breaks the threat, or None."""
+    data, listed = made.data, torch.unique(made.poisoned)
+    if not torch.isin(seen.ids, data.ids).all():
+        return f"took away {int((~torch.isin(seen.ids, data.ids)).sum())} training rows; it may only change or add rows"
+    unknown = data.ids[(data.ids >= 0) & ~torch.isin(data.ids, seen.ids)]
+    if len(unknown):
+        return f"returned {len(unknown)} rows that it does not hold; added rows need negative ids"
+    if len(torch.unique(data.ids)) != len(data.ids):
+        return "returned several rows with one id"
+    if len(listed) > budget:
+        return f"poisoned {len(listed)} rows; its budget is {budget}"
+    problem = task.space.check(data.x)
+    if problem:
+        return f"returned training data with {problem}"
+    if data.y.dtype != torch.int64 or bool(((data.y < 0) | (data.y >= task.classes)).any()):
+        return f"returned labels outside 0..{task.classes - 1}"
+    order = torch.argsort(data.ids)
+    order = order[data.ids[order] >= 0]
+    original = seen.rows(torch.searchsorted(seen.ids, data.ids[order]))
+    changed = (data.y[order] != original.y) | (data.x[order] != original.x).flatten(1).any(1)
+    secret = torch.cat([data.ids[order][changed], data.ids[data.ids < 0]])
+    hidden = secret[~torch.isin(secret, listed)]
+    if len(hidden):
+        return f"changed or added {len(hidden)} rows that it does not list as poisoned"
+    return None
+
+
+def _triggered(poisoned: PoisonedData, test: Data) -> Data | None:
+    """The test examples outside the target class, with the trigger on."""
+    if poisoned.trigger is None or poisoned.target_class is None:
+        return None
+    others = test.rows(test.y != poisoned.target_class)
+    return Data(poisoned.trigger(others.x.clone()), others.y, others.ids)
+
+
+def measure(outcome: PoisoningOutcome) -> dict[str, Metric]:
+    """Return the metrics of one poison against one defense."""
+    right_before, right = outcome.clean_answer == outcome.label, outcome.answer == outcome.label
+    metrics = {
+        "clean_accuracy": share(right_before, "higher"),
+        "accuracy": share(right, "higher"),
+        "accuracy_drop": plain(right_before.mean() - right.mean(), len(right), "share", "lower"),
+    }
+    poison_rows, dropped = outcome.row_poisoned, ~outcome.row_kept
+    if poison_rows.any():
+        metrics["detection_tpr"] = share(dropped[poison_rows], "higher")
+    if not poison_rows.all():
+        metrics["detection_fpr"] = share(dropped[~poison_rows], "lower")
+    if outcome.triggered_answer is not None and outcome.triggered_label is not None and len(outcome.triggered_label):
+        assert outcome.target_class is not None
+        hits: np.ndarray[tuple[int], np.dtype[np.bool_]] = outcome.triggered_answer == outcome.target_class[0]
+        metrics["attack_success_rate"] = share(hits, "lower")
+        metrics["robust_accuracy"] = share(outcome.triggered_answer == outcome.triggered_label, "higher")
+    return metrics
+
+

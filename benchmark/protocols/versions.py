@@ -1,0 +1,6 @@
+"""The vectors that can be measured, and the version of each protocol: it rises when its numbers change.
+
+Apart from the protocols so that planning needs no torch.
+"""
+
+VERSIONS = {"evasion": 1, "poisoning": 1, "membership": 1}

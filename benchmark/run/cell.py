@@ -1,0 +1,284 @@
+"""One group of cells, from task to records: fit once, attack many times. Runs in a worker process."""
+
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import process_time
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from firstline.benchmark.core.catalog import create
+from firstline.benchmark.core.contracts import Attack, PoisonedData, Task
+from firstline.benchmark.core.data import Splits
+from firstline.benchmark.core.errors import BudgetExhausted, DataProblem, FirstlineError, SystemFailed
+from firstline.benchmark.core.record import Cost, Failure, Isolation, ItemUse, Provenance, Record
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.stack import Stack
+from firstline.benchmark.core.system import System
+from firstline.benchmark.protocols.bench import Bench, Measured
+from firstline.benchmark.protocols.table import PROTOCOLS
+from firstline.benchmark.run import keys
+from firstline.benchmark.run.environment import commit, environment, now, peak_memory_mb
+from firstline.benchmark.run.keys import Cell, Use
+from firstline.benchmark.run.scorer import BlindScorer, Blueprint, Nursery, answers, scoring
+from firstline.benchmark.run.store import Damaged, Store, Unwritable
+
+Kind = Literal["attack", "defense", "task", "budget", "infra"]
+_BLAME: dict[str, Kind] = {
+    "load": "task",
+    "fit": "defense",
+    "poison": "attack",
+    "craft": "attack",
+    "score": "defense",
+    "measure": "infra",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the cells of a run have in common: where results go, where data lies, how scoring is done."""
+
+    root: Path
+    folder: Path | None
+    blind: bool = True
+    threads: int = 1
+
+
+@dataclass
+class Fit:
+    """A fitted system in this process, and its scorer."""
+
+    system: System
+    kept: Tensor
+    seconds: float
+    classes: int
+    device: str
+    scorer: BlindScorer | None
+
+    def score(self, x: Tensor, rng: Streams) -> Tensor:
+        """Return the answers (n,) to x (n, *shape)."""
+        if self.scorer is not None:
+            return self.scorer.score(x, self.classes, rng)
+        return answers(self.system, x.cpu(), self.classes, rng, self.device)
+
+
+@dataclass
+class Group:
+    """The cells of one task, defense and seed, while they run."""
+
+    job: Job
+    store: Store
+    device: torch.device
+    nursery: Nursery | None
+    splits: Splits | None = None
+    clean: Fit | None = None
+    failed: BaseException | None = None
+    open: ExitStack = field(default_factory=ExitStack)
+
+
+def run_group(
+    cells: Iterable[Cell],
+    job: Job,
+    nursery: Nursery | None,
+    starting: Callable[[Cell], None],
+    done: Callable[[Cell, Record], None],
+    stopping: Callable[[], bool],
+) -> None:
+    """Run cells of one task, defense and seed; every record is on disk before done is called.
+
+    nursery is where scoring processes come from; without one, cells are scored in this process.
+
+    Raises Unwritable where results can't be saved. Anything else that goes wrong is a failed record.
+    """
+    torch.set_num_threads(job.threads)
+    group: Group | None = None
+    try:
+        for cell in cells:
+            if stopping():
+                return
+            starting(cell)
+            group = group or Group(job, Store(job.root), torch.device(cell.device), nursery)
+            done(cell, run_cell(cell, group))
+    finally:
+        if group is not None:
+            group.open.close()
+
+
+@dataclass
+class _Progress:
+    """How far a cell has come: the stage that is blamed for an error, and the seconds of each."""
+
+    stage: str = "load"
+    since: float = field(default_factory=process_time)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def enter(self, stage: str) -> None:
+        """Close the present stage and open another."""
+        here = process_time()
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + here - self.since
+        self.stage, self.since = stage, here
+
+
+def run_cell(cell: Cell, group: Group) -> Record:
+    """Run one cell and write its record, which is also returned. An error becomes a failed record."""
+    progress, started = _Progress(), now()
+    fits: list[Fit] = []
+    measured: Measured | None = None
+    failure: Failure | None = None
+    with ExitStack() as temporary:
+        try:
+            measured = _measure(cell, group, progress, temporary, fits)
+        except Unwritable:
+            raise
+        except (Exception, SystemExit) as error:
+            failure = describe(error, progress.stage)
+    progress.enter("end")
+    cost = Cost(
+        fit_seconds=sum(fit.seconds for fit in fits),
+        craft_seconds=progress.seconds.get("craft", 0.0) + progress.seconds.get("poison", 0.0),
+        score_seconds=progress.seconds.get("score", 0.0),
+        queries=measured.queries if measured else 0,
+        gradients=measured.gradients if measured else 0,
+        peak_memory_mb=peak_memory_mb(),
+    )
+    record = make_record(cell, group.job, started, measured, failure, cost)
+    return group.store.write(record, measured.outcome.arrays() if measured else None)
+
+
+def make_record(
+    cell: Cell, job: Job, started: str, measured: Measured | None, failure: Failure | None, cost: Cost
+) -> Record:
+    """Return the record of a cell that was measured or that failed."""
+    preimage = keys.cell_preimage(cell, blind=job.blind)
+    revision, dirty = commit()
+    from firstline import __version__
+
+    found = {} if measured is None else {
+        "metrics": measured.metrics, "diagnostics": measured.diagnostics, "gate": measured.gate
+    }
+    return Record(
+        key=keys.key(preimage),
+        preimage=preimage,
+        stages=keys.stage_keys(cell, blind=job.blind),
+        suite=cell.suite,
+        task=item_use(cell.task),
+        defense=[item_use(layer) for layer in cell.defense],
+        attack=item_use(cell.attack),
+        threat=str(cell.threat),
+        vector=cell.threat.vector,  # type: ignore[arg-type]
+        seed=cell.seed,
+        status="ok" if measured else "failed",
+        error=failure,
+        cost=cost,
+        environment=environment(cell.device, job.threads),
+        provenance=Provenance(firstline=__version__, commit=revision, dirty=dirty, started=started, ended=now()),
+        isolation=Isolation(blind=job.blind, backend="process" if job.blind else "none"),
+        tags=sorted({tag for layer in cell.defense for tag in layer.tags}),
+        **found,  # type: ignore[arg-type]
+    )
+
+
+def item_use(use: Use) -> ItemUse:
+    """Return an item as a record names it."""
+    return ItemUse(text=use.text, name=use.name, version=use.version, settings=use.settings, code=use.code)
+
+
+def describe(error: BaseException, stage: str) -> Failure:
+    """Return an error as a record tells it: one line, with the place for errors that nobody foresaw."""
+    kind = _BLAME.get(stage, "infra")
+    if isinstance(error, SystemFailed):
+        kind = "defense"
+    elif isinstance(error, BudgetExhausted):
+        kind = "budget"
+    elif isinstance(error, DataProblem):
+        kind = "task"
+    elif isinstance(error, MemoryError | torch.OutOfMemoryError):
+        kind = "infra"
+    message = " ".join(str(error).split()) or "no message"
+    cause = error.__cause__ if isinstance(error, SystemFailed) and error.__cause__ else error
+    frames = traceback.extract_tb(cause.__traceback__)
+    if frames and (cause is not error or not isinstance(error, FirstlineError)):
+        message += f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    return Failure(kind=kind, type=type(error).__name__, message=message[:500], stage=stage)
+
+
+def _measure(
+    cell: Cell, group: Group, progress: _Progress, temporary: ExitStack, fits: list[Fit]
+) -> Measured:
+    blueprint = Blueprint(cell.task, cell.defense, cell.device)
+    task, stack = blueprint.items()
+    attack = create("attack", cell.attack.name, cell.attack.settings)
+    assert isinstance(attack, Attack)
+    if group.splits is None:
+        group.splits = _load(task, cell, group.job.folder)
+    splits = group.splits
+    rng = Streams(cell.seed).child(task.name)
+
+    def fit(poisoned: PoisonedData | None) -> Fit:
+        progress.enter("fit")
+        found = _fit(cell, group, task, stack, splits, poisoned, rng, blueprint, temporary)
+        fits.append(found)
+        return found
+
+    bench = Bench(
+        task, splits, stack, attack, cell.threat, rng, group.device, cell.examples, fit, progress.enter
+    )
+    return PROTOCOLS[cell.threat.vector](bench)
+
+
+def _load(task: Task, cell: Cell, folder: Path | None) -> Splits:
+    splits = task.load(folder)
+    # Pinned data was verified by the task itself; here the question is whether it changed since the plan.
+    if not task.fingerprint and splits.fingerprint() != cell.fingerprint:
+        raise DataProblem(f"the data of {task} changed since the run was planned; run the command again")
+    return splits
+
+
+def _fit(
+    cell: Cell,
+    group: Group,
+    task: Task,
+    stack: Stack,
+    splits: Splits,
+    poisoned: PoisonedData | None,
+    rng: Streams,
+    blueprint: Blueprint,
+    temporary: ExitStack,
+) -> Fit:
+    if poisoned is None and group.failed is not None:
+        raise group.failed  # the same fit failed for an earlier attack: don't try again for each
+    if poisoned is None and group.clean is not None:
+        return group.clean
+    key = keys.key(keys.fit_preimage(cell, poisoned=poisoned is not None))
+    try:
+        state, facts = _stored(group.store, key)
+        if not state:
+            data = splits.train if poisoned is None else poisoned.data
+            fitted = stack.fit(task, data, rng.child("fit"), group.device)
+            state = fitted.system.state_dict()
+            facts = {"seconds": fitted.seconds, "kept": fitted.kept.tolist()}
+            group.store.save_fit(key, state, facts)
+        # Always rebuilt, fresh or stored: a second run meets the very same system.
+        system = blueprint.rebuild(state)
+    except Exception as error:
+        if poisoned is None:
+            group.failed = error
+        raise
+    holder = group.open if poisoned is None else temporary
+    scorer = holder.enter_context(scoring(group.nursery, blueprint, state)) if group.nursery else None
+    found = Fit(system, torch.tensor(facts["kept"], dtype=torch.int64), facts["seconds"], task.classes, cell.device, scorer)
+    if poisoned is None:
+        group.clean = found
+    return found
+
+
+def _stored(store: Store, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The stored system, or nothing where there is none or it is damaged."""
+    with suppress(Damaged):
+        if store.has_fit(key):
+            return store.load_fit(key)
+    return {}, {}

@@ -1,0 +1,150 @@
+"""Content keys: everything that can change a number is in the preimage, nothing else is.
+
+A preimage is plain nested data, one level per stage; a key is the SHA-256 of its canonical JSON. Paths, jobs,
+display and retries are left out on purpose: they cannot change a correct number.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.record import canonical
+from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.protocols.versions import VERSIONS
+
+CORE = 1  # rises when a change to the core loops, streams or metric kernels changes numbers
+
+
+@dataclass(frozen=True)
+class Use:
+    """An item as a cell uses it: its text form, and all that identifies it."""
+
+    text: str
+    name: str
+    version: int
+    settings: dict[str, Any]
+    code: str
+    tags: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what goes into a key."""
+        return {"name": self.name, "version": self.version, "settings": self.settings, "code": self.code}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix. device is resolved: cpu or cuda."""
+
+    suite: str
+    task: Use
+    fingerprint: str
+    defense: tuple[Use, ...]
+    attack: Use
+    threat: Threat
+    seed: int
+    examples: int
+    device: str
+
+    @property
+    def defense_text(self) -> str:
+        """The text form of the stack."""
+        return "+".join(layer.text for layer in self.defense)
+
+    @property
+    def label(self) -> str:
+        """A name for people."""
+        return f"{self.task.text} · {self.defense_text} · {self.attack.text} · {self.threat} · seed {self.seed}"
+
+
+def key(preimage: dict[str, Any]) -> str:
+    """Return the key of a preimage: 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(preimage).encode()).hexdigest()
+
+
+def numeric(device: str) -> dict[str, Any]:
+    """Return the numeric environment: what makes the same computation give other numbers."""
+    torch_version = ".".join(version("torch").split("+")[0].split(".")[:2])
+    return {"core": CORE, "device": device, "dtype": "float32", "torch": torch_version}
+
+
+def data_preimage(cell: Cell) -> dict[str, Any]:
+    """The data: the task and its fingerprint."""
+    return {"stage": "data/1", "task": cell.task.identity(), "fingerprint": cell.fingerprint}
+
+
+def poison_preimage(cell: Cell) -> dict[str, Any]:
+    """The poisoned training set."""
+    return {
+        "stage": "poison/1",
+        "data": data_preimage(cell),
+        "attack": cell.attack.identity(),
+        "threat": str(cell.threat),
+        "seed": cell.seed,
+        "numeric": numeric(cell.device),
+    }
+
+
+def fit_preimage(cell: Cell, *, poisoned: bool) -> dict[str, Any]:
+    """The fitted system. Without poison it is shared by every attack on it."""
+    return {
+        "stage": "fit/1",
+        "data": data_preimage(cell),
+        "poison": poison_preimage(cell) if poisoned else None,
+        "defense": [layer.identity() for layer in cell.defense],
+        "seed": cell.seed,
+        "numeric": numeric(cell.device),
+    }
+
+
+def craft_preimage(cell: Cell) -> dict[str, Any]:
+    """What the attack made."""
+    return {
+        "stage": "craft/1",
+        "fit": fit_preimage(cell, poisoned=cell.threat.vector == "poisoning"),
+        "attack": cell.attack.identity(),
+        "threat": str(cell.threat),
+        "seed": cell.seed,
+        "examples": cell.examples,
+    }
+
+
+def score_preimage(cell: Cell, *, blind: bool = True) -> dict[str, Any]:
+    """The system's answers."""
+    return {"stage": "score/1", "craft": craft_preimage(cell), "blind": blind}
+
+
+def cell_preimage(cell: Cell, *, blind: bool = True) -> dict[str, Any]:
+    """The record: the answers, and the protocol that measures them."""
+    return {
+        "stage": "measure/1",
+        "score": score_preimage(cell, blind=blind),
+        "protocol": {"vector": cell.threat.vector, "version": VERSIONS[cell.threat.vector]},
+    }
+
+
+def stage_keys(cell: Cell, *, blind: bool = True) -> dict[str, str]:
+    """Return the key of every stage of a cell."""
+    poisoned = cell.threat.vector == "poisoning"
+    stages = {
+        "data": data_preimage(cell),
+        "fit": fit_preimage(cell, poisoned=poisoned),
+        "craft": craft_preimage(cell),
+        "score": score_preimage(cell, blind=blind),
+    }
+    if poisoned:
+        stages["poison"] = poison_preimage(cell)
+    return {name: key(preimage) for name, preimage in stages.items()}
+
+
+def resolve_device(name: str) -> str:
+    """Return cpu or cuda for auto, cpu or cuda, without importing torch."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise FirstlineError(f"--device must be auto, cpu or cuda; found {name!r}")
+    if name == "auto":
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        return "cuda" if Path("/dev/nvidiactl").exists() and not hidden else "cpu"
+    return name

@@ -1,0 +1,133 @@
+"""A suite becomes cells; what does not fit together is left out, with the reason."""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from firstline.benchmark.core.catalog import Card, Catalog, create
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.ref import Ref
+from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.protocols.versions import VERSIONS
+from firstline.benchmark.run.keys import Cell, Use
+from firstline.benchmark.run.suite import Suite
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Globs on text forms; empty means all. exclude holds part=glob pairs, such as attack=pgd*."""
+
+    task: tuple[str, ...] = ()
+    defense: tuple[str, ...] = ()
+    attack: tuple[str, ...] = ()
+    threat: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A combination that is not run, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass
+class Matrix:
+    """The cells of a suite, in the order in which they should run, and what was skipped."""
+
+    cells: list[Cell] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+
+
+def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, folder: Path | None) -> Matrix:
+    """Return the cells that the selection leaves of a suite.
+
+    Seeds come first in the order, so that every system has its first seed before any has its second.
+    Raises FirstlineError for unknown names or settings, and for a selection that matches nothing.
+    """
+    matrix, seen = Matrix(), set()
+    prints: dict[str, str] = {}
+    for block in suite.blocks:
+        tasks = [(card := catalog.get("task", ref.name), use(card, ref)) for ref in block.tasks]
+        stacks = [[(card := catalog.get("defense", r.name), use(card, r)) for r in stack] for stack in block.defenses]
+        attacks = [(card := catalog.get("attack", ref.name), use(card, ref)) for ref in block.attacks]
+        for task_card, task in tasks:
+            for stack in stacks:
+                defense = "+".join(layer.text for _, layer in stack)
+                for attack_card, attack in attacks:
+                    for threat in block.threats:
+                        if attack_card.facts["vector"] != threat.vector or not _chosen(
+                            selection, task.text, defense, attack.text, str(threat)
+                        ):
+                            continue
+                        reason = mismatch(task_card, [card for card, _ in stack], attack_card, threat)
+                        if reason:
+                            matrix.skips.append(Skip(f"{task.text} · {defense} · {attack.text} · {threat}", reason))
+                            continue
+                        if task.text not in prints:
+                            prints[task.text] = _fingerprint(task_card, task, folder)
+                        layers = tuple(layer for _, layer in stack)
+                        for seed in selection.seeds or suite.seeds:
+                            cell = Cell(
+                                suite.label, task, prints[task.text], layers, attack, threat, seed, suite.examples, device
+                            )
+                            if cell.label not in seen:
+                                seen.add(cell.label)
+                                matrix.cells.append(cell)
+    if not matrix.cells and not matrix.skips:
+        raise FirstlineError(f"nothing in {suite.label} matches the selection; `firstline show {suite.name}` lists what is in it")
+    matrix.cells.sort(key=lambda cell: cell.seed)  # stable: the suite's order within a seed
+    return matrix
+
+
+def use(card: Card, ref: Ref) -> Use:
+    """Return an item with its settings expanded. Its text form leaves out settings equal to the default."""
+    settings = card.resolve(ref)
+    changed = {s.name: settings[s.name] for s in card.settings if settings[s.name] != s.default}
+    text = str(Ref(card.name, tuple(sorted(changed.items()))))
+    return Use(text, card.name, card.version, settings, card.code, card.tags)
+
+
+def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str | None:
+    """Return why these don't fit together, or None."""
+    if threat.vector not in VERSIONS:
+        return f"no protocol measures {threat.vector} yet"
+    if threat.goal not in attack.facts["goals"]:
+        return f"{attack.name} handles {', '.join(attack.facts['goals'])}, not {threat.goal}"
+    missing = sorted(set(attack.facts["needs"]) - threat.grants)
+    if missing:
+        return f"{attack.name} needs {', '.join(missing)}, which {threat} does not grant"
+    for item in [attack, *stack]:
+        if task.facts["inputs"] not in item.facts["inputs"]:
+            return f"{item.name} handles {', '.join(item.facts['inputs'])} inputs; {task.name} has {task.facts['inputs']}"
+    trainers = [card.name for card in stack if {"build", "train"} & set(card.facts["hooks"])]
+    if len(trainers) > 1:
+        return f"{' and '.join(trainers)} both train the network; a stack has one trainer"
+    return None
+
+
+def _chosen(selection: Selection, task: str, defense: str, attack: str, threat: str) -> bool:
+    parts = {"task": task, "defense": defense, "attack": attack, "threat": threat}
+    wanted: dict[str, tuple[str, ...]] = {name: getattr(selection, name) for name in parts}
+    for name, text in parts.items():
+        if wanted[name] and not any(fnmatchcase(text, glob) for glob in wanted[name]):
+            return False
+    for rule in selection.exclude:
+        name, _, glob = rule.partition("=")
+        if name not in parts or not glob:
+            raise FirstlineError(f"--exclude {rule!r}: write part=glob with one of {', '.join(parts)}, such as attack=pgd*")
+        if fnmatchcase(parts[name], glob):
+            return False
+    return True
+
+
+def _fingerprint(card: Card, task: Use, folder: Path | None) -> str:
+    """The pinned fingerprint, or that of the data itself where none is pinned (slow: the data is loaded)."""
+    pinned: Any = task.settings.get("fingerprint") or card.facts["fingerprint"]
+    if pinned:
+        return str(pinned)
+    item = create("task", task.name, task.settings)
+    return item.load(folder).fingerprint()  # type: ignore[attr-defined, no-any-return]

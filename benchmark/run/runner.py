@@ -1,0 +1,80 @@
+"""A suite, planned and run: what is reused, what runs, and in which order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firstline.benchmark.run import keys
+from firstline.benchmark.run.keys import Cell
+from firstline.benchmark.run.matrix import Matrix
+from firstline.benchmark.run.store import Store
+
+if TYPE_CHECKING:
+    from firstline.benchmark.core.record import Record
+    from firstline.benchmark.run.pool import Event, Executor
+
+
+@dataclass
+class Plan:
+    """What a run will do. groups are the cells to run, grouped by system; reused have a record already."""
+
+    matrix: Matrix
+    groups: list[list[Cell]] = field(default_factory=list)
+    reused: list[Cell] = field(default_factory=list)
+    failed: list[Cell] = field(default_factory=list)
+    fits: int = 0
+
+    @property
+    def to_run(self) -> int:
+        """How many cells will run."""
+        return sum(map(len, self.groups))
+
+
+def make_plan(matrix: Matrix, store: Store, *, blind: bool = True, retry: bool = False) -> Plan:
+    """Return what there is to do. A failed cell counts as finished, unless the machine failed it or retry is set."""
+    plan = Plan(matrix)
+    groups: dict[tuple[str, str, int], list[Cell]] = {}
+    fits = set()
+    for cell in matrix.cells:
+        old = store.glance(keys.key(keys.cell_preimage(cell, blind=blind)))
+        if old is not None and old["status"] == "ok":
+            plan.reused.append(cell)
+            continue
+        if old is not None and not retry and (old.get("error") or {}).get("kind") != "infra":
+            plan.reused.append(cell)
+            plan.failed.append(cell)
+            continue
+        groups.setdefault((cell.task.text, cell.defense_text, cell.seed), []).append(cell)
+        for poisoned in {False, cell.threat.vector == "poisoning"}:
+            key = keys.key(keys.fit_preimage(cell, poisoned=poisoned))
+            if not store.has_fit(key):
+                fits.add(key)
+    plan.groups, plan.fits = list(groups.values()), len(fits)
+    return plan
+
+
+def execute(
+    plan: Plan, executor: "Executor", *, root: Path, folder: Path | None, blind: bool, tell: Callable[["Event"], None]
+) -> "list[Record]":
+    """Run the plan and return the new records. Every record is on disk as soon as its cell ends."""
+    from firstline.benchmark.run.cell import Job
+    from firstline.benchmark.run.estimate import add_timings
+    from firstline.benchmark.run.pool import Done
+
+    store = Store(root)
+    store.prepare()
+    fresh: list[Record] = []
+
+    def heard(event: "Event") -> None:
+        if isinstance(event, Done):
+            fresh.append(event.record)
+        tell(event)
+
+    try:
+        executor.run(plan.groups, Job(root, folder, blind), heard)
+    finally:
+        done = {keys.key(keys.cell_preimage(cell, blind=blind)) for cell in plan.matrix.cells}
+        store.log(sorted(key for key in done if store.record_path(key).is_file()))
+        add_timings(root, fresh)
+    return fresh

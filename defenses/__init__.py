@@ -1,0 +1,1 @@
+"""How a task is defended: one file each, acting at collect, train, deploy or recover."""

@@ -1,0 +1,1 @@
+"""From records to static pages. Never imports torch."""

@@ -1,0 +1,52 @@
+"""Ranks that are shared where the evidence does not part two rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from firstline.benchmark.metrics.rates import holm, mcnemar
+from firstline.leaderboard.worst_case import Verdicts, paired
+
+LEVEL = 0.05
+
+
+class Place(NamedTuple):
+    """A rank, counted from 1, and whether another row shares it."""
+
+    rank: int
+    tied: bool
+
+
+def places(order: Sequence[str], alike: Callable[[str, str], bool]) -> dict[str, Place]:
+    """Return the place of each name in order (best first).
+
+    The first name leads a group. A name joins the group while it is alike to the leader; otherwise it leads
+    the next one, with its own position as the rank.
+
+    >>> places(["a", "b", "c"], lambda leader, name: name == "b")
+    {'a': Place(rank=1, tied=True), 'b': Place(rank=1, tied=True), 'c': Place(rank=3, tied=False)}
+    """
+    groups: list[list[str]] = []
+    for name in order:
+        if groups and alike(groups[-1][0], name):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    result: dict[str, Place] = {}
+    rank = 1
+    for group in groups:
+        result |= {name: Place(rank, len(group) > 1) for name in group}
+        rank += len(group)
+    return result
+
+
+def told_apart(systems: Mapping[str, Mapping[int, Verdicts]]) -> set[frozenset[str]]:
+    """Return the pairs of systems (verdicts by seed) that hold on differently many examples.
+
+    McNemar's exact test on the examples that both were attacked on, with Holm's correction over all pairs.
+    """
+    pairs = list(combinations(sorted(systems), 2))
+    p = np.array([mcnemar(*paired(systems[a], systems[b])) for a, b in pairs], dtype=np.float64)
+    return {frozenset(pair) for pair, adjusted in zip(pairs, holm(p), strict=True) if adjusted < LEVEL}

@@ -1,0 +1,413 @@
+"""From records to tables: one per vector, task and threat model; what is ranked, and why something is not."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.record import Gate, Metric, Record
+from firstline.benchmark.metrics.rates import wilson
+from firstline.leaderboard.ranking import Place, places, told_apart
+from firstline.leaderboard.worst_case import Bools, Verdicts, judge, worst
+
+Outcomes = Callable[[Record], Mapping[str, NDArray[Any]]]
+
+VECTORS = ("evasion", "poisoning", "membership", "extraction", "inversion")
+COLUMNS = {
+    "poisoning": (
+        "accuracy",
+        "clean_accuracy",
+        "accuracy_drop",
+        "attack_success_rate",
+        "detection_tpr",
+        "detection_fpr",
+    ),
+    "membership": ("auc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "balanced_accuracy", "test_accuracy"),
+}
+RANKED_BY = {"poisoning": "accuracy", "membership": "auc"}
+UNDEFENDED = "none"
+LEAST_LOSS = 0.05  # of the undefended system under the worst case; less, and the attacks prove nothing
+VERDICTS = ("pass", "warn", "fail")  # from good to bad
+
+
+class Estimate(NamedTuple):
+    """A value over n examples with the limits of its interval, None where there is none."""
+
+    value: float
+    lo: float | None
+    hi: float | None
+    n: int
+
+
+class Measure(NamedTuple):
+    """A metric as the records of one table declare it."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower", "neither"]
+
+
+ROBUST = Measure("robust_accuracy", "share", "higher")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on one defense over the seeds: the estimates by metric, and what is wrong with the cell."""
+
+    attack: str
+    estimates: Mapping[str, Estimate]
+    problems: tuple[str, ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense. place is None for a row that is shown and not ranked; objections say why.
+
+    score is what the table ranks by, is_partial that it leaves something out; clean is None outside evasion.
+    """
+
+    defense: str
+    tags: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    fit_seconds: float | None
+    gate: Gate | None
+    objections: tuple[str, ...]
+    is_partial: bool
+    score: Estimate | None = None
+    clean: Estimate | None = None
+    place: Place | None = None
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The records behind the row."""
+        return tuple(record for cell in self.cells for record in cell.records)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The defenses that were attacked on one task under one threat model, best first.
+
+    score is what the ranks go by, None for a table without ranks. invalid says why nothing is ranked, and is
+    empty for a valid table; warnings are what a reader should know about the whole table.
+    """
+
+    vector: str
+    task: str
+    threat: str
+    seeds: tuple[int, ...]
+    attacks: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    score: Measure | None
+    rows: tuple[Row, ...]
+    invalid: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rows that have a rank."""
+        return tuple(row for row in self.rows if row.place)
+
+
+def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
+    """Return the tables of all records, by vector, task and threat model.
+
+    outcomes(record) loads the per-example arrays of an evasion record; if it raises, that cell has a problem
+    and its row no rank. The order of records doesn't matter.
+    """
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.vector, record.task.text, record.threat), []).append(record)
+    return [
+        evasion_table(groups[at], outcomes) if at[0] == "evasion" else metrics_table(groups[at])
+        for at in sorted(groups, key=lambda at: (VECTORS.index(at[0]), *at[1:]))
+    ]
+
+
+def evasion_table(records: Sequence[Record], outcomes: Outcomes) -> Table:
+    """Return the table of one task and threat model, ranked by the worst case per example over attacks."""
+    grid = _Grid(records)
+    systems: dict[str, dict[int, Verdicts]] = {}
+    rows = []
+    for defense in grid.defenses:
+        row, systems[defense] = _evasion_row(grid, defense, outcomes)
+        rows.append(row)
+    invalid, warnings = _strength(rows)
+    chosen = {} if invalid else {row.defense: row for row in rows if not row.objections and row.score}
+    apart = told_apart({defense: systems[defense] for defense in chosen})
+    ranks = places(_best_first(chosen.values(), ROBUST), lambda a, b: frozenset((a, b)) not in apart)
+    if len({_examples(systems[defense]) for defense in chosen}) > 1:
+        warnings.append(
+            "Not all defenses met the same examples; each pair is compared on those that it shares."
+        )
+    return grid.table([ROBUST], ROBUST, rows, ranks, invalid, warnings)
+
+
+def metrics_table(records: Sequence[Record]) -> Table:
+    """Return the table of the records' own metrics, ranked by the worst cell where the vector has a ranking.
+
+    Rows share a rank while their intervals overlap with that of the best row of their group.
+    """
+    grid = _Grid(records)
+    vector = records[0].vector
+    declared = _measures(grid.records)
+    wanted = COLUMNS.get(vector, tuple(sorted(declared)))
+    measures = [declared[name] for name in wanted if name in declared]
+    score = declared.get(RANKED_BY.get(vector, ""))
+    if score and score.better == "neither":
+        score = None
+    rows = [_metrics_row(grid, defense, measures, score) for defense in grid.defenses]
+    chosen = {row.defense: row.score for row in rows if row.score and not row.objections}
+    order = _best_first([row for row in rows if row.defense in chosen], score)
+    ranks = places(order, lambda a, b: _overlap(chosen[a], chosen[b]))
+    return grid.table(measures, score, rows, ranks, "", [])
+
+
+class _Grid:
+    """The records of one table by defense, attack and seed; of two for one place the newer counts."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._at: dict[tuple[str, str, int], Record] = {}
+        for record in sorted(records, key=lambda r: (r.provenance.ended, r.key, r.to_json())):
+            self._at[record.defense_text, record.attack.text, record.seed] = record
+        self.superseded = len({record.key for record in records} - {record.key for record in self.records})
+
+    @cached_property
+    def records(self) -> list[Record]:
+        return [self._at[at] for at in sorted(self._at)]
+
+    @cached_property
+    def defenses(self) -> list[str]:
+        return sorted({defense for defense, _, _ in self._at})
+
+    @cached_property
+    def attacks(self) -> list[str]:
+        return sorted({attack for _, attack, _ in self._at})
+
+    @cached_property
+    def _places(self) -> set[tuple[str, int]]:
+        return {(attack, seed) for _, attack, seed in self._at}
+
+    def cell(self, defense: str, attack: str) -> tuple[list[Record], list[str]]:
+        """Return one cell's records that have numbers, by seed, and the problems of the others."""
+        seeds = sorted(seed for other, seed in self._places if other == attack)
+        found = {seed: self._at.get((defense, attack, seed)) for seed in seeds}
+        problems = []
+        missing = [str(seed) for seed, record in found.items() if record is None]
+        if missing:
+            problems.append(f"incomplete: no record for {_plural('seed', missing)}")
+        there = [record for record in found.values() if record]
+        problems += [f"failed, seed {r.seed}: {failure(r)}" for r in there if r.status == "failed"]
+        return [record for record in there if record.status == "ok"], problems
+
+    def row(
+        self,
+        defense: str,
+        cells: Sequence[Cell],
+        *,
+        objections: Sequence[str] = (),
+        score: Estimate | None = None,
+        clean: Estimate | None = None,
+    ) -> Row:
+        """Return the row of one defense; objections come on top of those that any row may have."""
+        records = [record for record in self.records if record.defense_text == defense]
+        tags = tuple(sorted({tag for record in records for tag in record.tags}))
+        gate = _gate(record for record in records if record.status == "ok")
+        general = ["control: shown for reference"] if "control" in tags else []
+        if gate and gate.verdict == "fail":
+            general.append("gate: the evaluation's own checks failed")
+        gaps = [f"{cell.attack}: {problem}" for cell in cells for problem in cell.problems] + list(objections)
+        seconds = _fit_seconds(records)
+        whole = (*general, *gaps)
+        return Row(defense, tags, tuple(cells), seconds, gate, whole, bool(gaps), score=score, clean=clean)
+
+    def records_of(self, defense: str, attack: str) -> tuple[Record, ...]:
+        """Return all records of one cell, failed ones too, by seed."""
+        return tuple(r for r in self.records if (r.defense_text, r.attack.text) == (defense, attack))
+
+    def table(
+        self,
+        measures: Sequence[Measure],
+        score: Measure | None,
+        rows: Iterable[Row],
+        ranks: Mapping[str, Place],
+        invalid: str,
+        warnings: Sequence[str],
+    ) -> Table:
+        """Return the table with its rows in order: ranked, then not ranked, and the best first in both."""
+        placed = {row.defense: replace(row, place=ranks.get(row.defense)) for row in rows}
+        order = sorted(_best_first(placed.values(), score), key=lambda name: name not in ranks)
+        first = self.records[0]
+        older = [f"Records left out, as newer ones of the same cells are there: {self.superseded}."]
+        return Table(
+            vector=first.vector,
+            task=first.task.text,
+            threat=first.threat,
+            seeds=tuple(sorted({record.seed for record in self.records})),
+            attacks=tuple(self.attacks),
+            measures=tuple(measures),
+            score=score,
+            rows=tuple(placed[name] for name in order),
+            invalid=invalid,
+            warnings=(*warnings, *(older if self.superseded else [])),
+        )
+
+
+def failure(record: Record) -> str:
+    """Return why a record has no numbers, in one line."""
+    if record.error is None:
+        return "no reason was recorded"
+    first = next(iter(record.error.message.strip().splitlines()), "")
+    again = "; the machine's fault, run it again" if record.error.kind == "infra" else ""
+    return f"{record.error.type}: {first} (the {record.error.kind}, at stage {record.error.stage}{again})"
+
+
+def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, dict[int, Verdicts]]:
+    cells, by_seed = [], dict[int, dict[str, Verdicts]]()
+    for attack in grid.attacks:
+        usable, problems = grid.cell(defense, attack)
+        verdicts = {}
+        for record in usable:
+            try:
+                verdicts[record.seed] = judge(outcomes(record))
+            except Exception as error:  # one damaged file must not take the board with it
+                reason = str(error) or type(error).__name__
+                problems.append(f"unreadable, seed {record.seed}: its outcomes cannot be used: {reason}")
+        for seed, one in verdicts.items():
+            by_seed.setdefault(seed, {})[attack] = one
+        estimates = {ROBUST.name: _share([one.held for one in verdicts.values()])} if verdicts else {}
+        cells.append(Cell(attack, estimates, tuple(problems), grid.records_of(defense, attack)))
+    together, objections = {}, _mixed_systems(grid, defense)
+    for seed, attacks in sorted(by_seed.items()):
+        try:
+            together[seed] = worst(attacks)
+        except FirstlineError as error:
+            objections.append(f"seed {seed}: {error}")
+    if not together:
+        return grid.row(defense, cells, objections=objections), together
+    # A random system may answer a clean input differently in each record: the first attack's is the sample.
+    clean = _share([next(iter(by_seed[seed].values())).right for seed in together])
+    score = _share([one.held for one in together.values()])
+    return grid.row(defense, cells, objections=objections, score=score, clean=clean), together
+
+
+def _metrics_row(grid: _Grid, defense: str, measures: Sequence[Measure], score: Measure | None) -> Row:
+    cells = []
+    for attack in grid.attacks:
+        usable, problems = grid.cell(defense, attack)
+        found = {m: [r.metrics[m.name] for r in usable if m.name in r.metrics] for m in measures}
+        estimates = {m.name: _pool(metrics) for m, metrics in found.items() if metrics}
+        if score and len(found[score]) < len(usable):
+            problems.append(f"incomplete: a record without {score.name}")
+        cells.append(Cell(attack, estimates, tuple(problems), grid.records_of(defense, attack)))
+    values = [cell.estimates[score.name] for cell in cells if score and score.name in cell.estimates]
+    if not (score and values):
+        return grid.row(defense, cells)
+    pick = min if score.better == "higher" else max
+    return grid.row(defense, cells, score=pick(values, key=lambda estimate: estimate.value))
+
+
+def _strength(rows: Iterable[Row]) -> tuple[str, list[str]]:
+    """Return why the attacks prove nothing (empty if they do), and warnings where that cannot be said."""
+    bare = next((row for row in rows if row.defense == UNDEFENDED), None)
+    if bare is None or bare.clean is None or bare.score is None:
+        return "", ["There is no undefended system to show what the attacks are worth."]
+    if bare.clean.value - bare.score.value >= LEAST_LOSS - 1e-12:
+        return "", []
+    if bare.is_partial:
+        return "", ["The undefended system was not attacked in full, so the attacks' worth is not known."]
+    return (
+        "the attacks do not break the undefended system: "
+        f"they take it from {bare.clean.value:.1%} to {bare.score.value:.1%}, "
+        f"and {100 * LEAST_LOSS:.0f} points is the least that counts",
+        [],
+    )
+
+
+def _mixed_systems(grid: _Grid, defense: str) -> list[str]:
+    fits: dict[int, set[str]] = {}
+    for record in grid.records:
+        if record.defense_text == defense and "fit" in record.stages:
+            fits.setdefault(record.seed, set()).add(record.stages["fit"])
+    mixed = [str(seed) for seed, keys in sorted(fits.items()) if len(keys) > 1]
+    advice = "the attacks met different fitted systems; run the suite again"
+    return [f"{_plural('seed', mixed)}: {advice}"] if mixed else []
+
+
+def _examples(system: Mapping[int, Verdicts]) -> frozenset[tuple[int, bytes]]:
+    return frozenset((seed, verdicts.ids.tobytes()) for seed, verdicts in system.items())
+
+
+def _gate(records: Iterable[Record]) -> Gate | None:
+    """Return the worst verdict with all reasons, None without records."""
+    gates = [record.gate for record in records]
+    if not gates:
+        return None
+    verdict = max((gate.verdict for gate in gates), key=VERDICTS.index)
+    return Gate(verdict=verdict, reasons=sorted({reason for gate in gates for reason in gate.reasons}))
+
+
+def _fit_seconds(records: Iterable[Record]) -> float | None:
+    """Return the seconds of one fit, as a mean over seeds; a cell that found the fit in the store says 0."""
+    seconds: dict[int, float] = {}
+    for record in records:
+        seconds[record.seed] = max(seconds.get(record.seed, 0.0), record.cost.fit_seconds)
+    known = [value for _, value in sorted(seconds.items()) if value > 0]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _share(parts: Sequence[Bools]) -> Estimate:
+    flat = np.concatenate(parts)
+    value, lo, hi = wilson(int(flat.sum()), flat.size)
+    return Estimate(value, lo, hi, flat.size)
+
+
+def _pool(metrics: Sequence[Metric]) -> Estimate:
+    """Return the mean over seeds, weighted by examples, between the lowest and the highest limit."""
+    n = sum(metric.n for metric in metrics)
+    weights = [metric.n / n if n else 1 / len(metrics) for metric in metrics]
+    value = math.fsum(metric.value * weight for metric, weight in zip(metrics, weights, strict=True))
+    lows = [metric.lo for metric in metrics if metric.lo is not None]
+    highs = [metric.hi for metric in metrics if metric.hi is not None]
+    if len(lows) < len(metrics) or len(highs) < len(metrics):
+        return Estimate(value, None, None, n)
+    return Estimate(value, min(lows), max(highs), n)
+
+
+def _measures(records: Iterable[Record]) -> dict[str, Measure]:
+    """Return the metrics that the records have; one that they don't agree on has no better direction."""
+    found: dict[str, list[Metric]] = {}
+    for record in records:
+        for name, metric in record.metrics.items():
+            found.setdefault(name, []).append(metric)
+    return {
+        name: Measure(
+            name,
+            metrics[0].unit,
+            metrics[0].better if len({metric.better for metric in metrics}) == 1 else "neither",
+        )
+        for name, metrics in found.items()
+    }
+
+
+def _best_first(rows: Iterable[Row], score: Measure | None) -> list[str]:
+    sign = -1 if score is None or score.better == "higher" else 1
+    ordered = sorted(rows, key=lambda row: (sign * row.score.value if row.score else math.inf, row.defense))
+    return [row.defense for row in ordered]
+
+
+def _overlap(a: Estimate | None, b: Estimate | None) -> bool:
+    if a is None or b is None:
+        return False
+    if a.lo is None or a.hi is None or b.lo is None or b.hi is None:
+        return a.value == b.value
+    return a.lo <= b.hi and b.lo <= a.hi
+
+
+def _plural(word: str, items: Sequence[str]) -> str:
+    return f"{word}{'s' if len(items) > 1 else ''} {', '.join(items)}"

@@ -1,0 +1,123 @@
+"""How names, numbers and commands are written on the pages. Text from records is not trusted: see `visible`."""
+
+import shlex
+import unicodedata
+
+from firstline.benchmark.core.record import Record
+
+# Line and bidirectional controls, unassigned and private letters: they hide text or turn it around.
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+_CAP = 1_000  # letters of any one text on a page
+_BRIEF = 160  # letters of a name or a reason
+
+VECTORS = {
+    "evasion": (
+        "Evasion",
+        "The attacker changes the input of a deployed system, within a budget, until the answer is wrong.",
+    ),
+    "poisoning": (
+        "Poisoning",
+        "The attacker plants rows in the training data, to make the system worse or to hide a trigger in it.",
+    ),
+    "membership": (
+        "Membership inference",
+        "The attacker finds out whether a given example was in the training data.",
+    ),
+    "extraction": ("Model extraction", "The attacker copies the system by asking it."),
+    "inversion": ("Model inversion", "The attacker rebuilds training data from the system's answers."),
+}
+METRICS = {
+    "accuracy": (
+        "Accuracy",
+        "Share of clean test inputs that the system trained on poisoned data answers right.",
+    ),
+    "clean_accuracy": ("Accuracy without poison", "The same for the system trained on clean data."),
+    "accuracy_drop": ("Accuracy drop", "What the poison takes off the accuracy."),
+    "attack_success_rate": (
+        "Attack success",
+        "Share of test inputs from other classes that get the attacker's answer once they carry the trigger.",
+    ),
+    "detection_tpr": ("Poison removed", "Share of the poisoned rows that the defense threw out."),
+    "detection_fpr": ("Honest rows removed", "Share of the honest rows that the defense threw out."),
+    "auc": (
+        "AUC",
+        "How well the attacker tells training examples from others: 0.5 is guessing, 1 is certainty.",
+    ),
+    "tpr_at_1pct_fpr": ("Found at 1% false alarms", "Share of training examples found at 1% false alarms."),
+    "tpr_at_0.1pct_fpr": (
+        "Found at 0.1% false alarms",
+        "Share of training examples found at 0.1% false alarms.",
+    ),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "Share of right guesses, training examples and others counting the same: 50% is guessing.",
+    ),
+    "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
+}
+DIRECTIONS = {
+    "higher": "Higher is better.",
+    "lower": "Lower is better.",
+    "neither": "Neither direction is better.",
+}
+
+
+def visible(text: str, limit: int = _CAP) -> str:
+    r"""Return text on one line, with what cannot be seen written out, and cut to limit letters.
+
+    >>> visible("a\n\u202eb")
+    'a \\u202eb'
+    """
+    line = " ".join(text[: limit + 1].split())
+    shown = "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNSEEN else c for c in line)
+    return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def brief(text: str) -> str:
+    """Return text as `visible` does, short enough for a table."""
+    return visible(text, _BRIEF)
+
+
+def number(value: float, unit: str) -> str:
+    """Return value for a column of its unit: shares as percentages, times in seconds, the rest plain.
+
+    >>> number(0.4321, "share"), number(0.4321, "area"), number(-0.00001, "share")
+    ('43.2%', '0.432', '0.0%')
+    """
+    # Adding zero turns a rounded -0.0 into 0.0.
+    if unit == "share":
+        return f"{round(100 * value, 1) + 0.0:.1f}%"
+    if abs(value) < 100:
+        return f"{round(value, 3) + 0.0:.3f}"
+    return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
+
+
+def interval(lo: float | None, hi: float | None, unit: str) -> str:
+    """Return the limits between which the value lies, empty where there are none.
+
+    >>> interval(0.4, 0.5, "share")
+    '40.0–50.0%'
+    """
+    if lo is None or hi is None:
+        return ""
+    return f"{number(lo, unit).removesuffix('%')}\u2013{number(hi, unit)}"
+
+
+def heat(value: float) -> int:
+    """Return the step of the colour scale for a share: 0 (nothing held) to 9 (all held)."""
+    return min(9, max(0, int(10 * value)))
+
+
+def metric(name: str) -> tuple[str, str]:
+    """Return the heading and the explanation of a metric; one that we don't know explains itself."""
+    return METRICS.get(name, (name.replace("_", " "), "As the records name it."))
+
+
+def command(record: Record) -> str:
+    """Return the shell command that runs the record's cell again, empty if pasting it might not be safe."""
+    words = ["firstline", "run", record.suite, "-t", record.task.text, "-d", record.defense_text]
+    words += ["-a", record.attack.text, "-m", record.threat, "-s", str(record.seed)]
+    line = shlex.join(words)
+    given = (record.suite, record.task.text, record.defense_text, record.attack.text, record.threat)
+    if visible(line) != line or any(text.startswith("-") for text in given):
+        return ""
+    return line

@@ -1,0 +1,76 @@
+"""The worst case over attacks, example by example, and the pairs that a paired test needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firstline.benchmark.core.errors import FirstlineError
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+NEEDED = ("ids", "label", "clean_answer", "adversarial_answer")
+REFUSED = -1  # the answer of a system that declines, see benchmark.core.outcome
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Per example, by rising id: was the clean input answered right, and did the system hold under attack."""
+
+    ids: Ints
+    right: Bools
+    held: Bools
+
+
+def judge(arrays: Mapping[str, NDArray[Any]]) -> Verdicts:
+    """Return the verdicts on one evasion cell from its per-example arrays.
+
+    A clean input must be answered right; an adversarial one is defended if it is refused or answered right.
+    Raises FirstlineError saying what is wrong with the arrays.
+    """
+    missing = [name for name in NEEDED if name not in arrays]
+    if missing:
+        raise FirstlineError(f"there is no array called {', '.join(missing)}")
+    ids, label, clean, adversarial = (np.asarray(arrays[name]) for name in NEEDED)
+    shapes = {array.shape for array in (ids, label, clean, adversarial)}
+    if len(shapes) != 1 or ids.ndim != 1 or ids.size == 0:
+        raise FirstlineError(
+            f"the arrays should be flat, not empty and of one length, but are {sorted(shapes)}"
+        )
+    if not all(np.issubdtype(array.dtype, np.integer) for array in (ids, label, clean, adversarial)):
+        raise FirstlineError("ids, labels and answers should be whole numbers")
+    if label.min() < 0:
+        raise FirstlineError("a label is negative, which only an answer may be")
+    order = np.argsort(ids, kind="stable")
+    if (np.diff(ids[order]) == 0).any():
+        raise FirstlineError("an example occurs twice")
+    right = clean == label
+    held = right & ((adversarial == label) | (adversarial == REFUSED))
+    return Verdicts(ids[order].astype(np.int64), right[order], held[order])
+
+
+def worst(attacks: Mapping[str, Verdicts]) -> Verdicts:
+    """Return the verdicts under all attacks at once: an example holds if it holds under every one.
+
+    Raises FirstlineError naming two attacks that were not run on the same examples.
+    """
+    (first, start), *rest = attacks.items()
+    right, held = start.right, start.held
+    for name, verdicts in rest:
+        if not np.array_equal(start.ids, verdicts.ids):
+            raise FirstlineError(f"{first} and {name} attacked different examples")
+        right, held = right & verdicts.right, held & verdicts.held
+    return Verdicts(start.ids, right, held)
+
+
+def paired(a: Mapping[int, Verdicts], b: Mapping[int, Verdicts]) -> tuple[Bools, Bools]:
+    """Return whether a and b (verdicts by seed) held, on the examples that both have under the same seed."""
+    left, right = [np.zeros(0, np.bool_)], [np.zeros(0, np.bool_)]
+    for seed in sorted(a.keys() & b.keys()):
+        _, at, bt = np.intersect1d(a[seed].ids, b[seed].ids, assume_unique=True, return_indices=True)
+        left.append(a[seed].held[at])
+        right.append(b[seed].held[bt])
+    return np.concatenate(left), np.concatenate(right)

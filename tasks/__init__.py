@@ -1,0 +1,1 @@
+"""What is attacked and defended: data, splits, input spaces, architectures and recipes."""

@@ -1,0 +1,108 @@
+"""Small reference networks."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardise(nn.Module):
+    """Inputs (n, *shape) less mean, over scale, per channel or feature, so that networks take raw inputs."""
+
+    def __init__(self, mean: tuple[float, ...], scale: tuple[float, ...], ndim: int) -> None:
+        super().__init__()
+        shape = (1, -1, *[1] * (ndim - 1))
+        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
+        self.register_buffer("scale", torch.tensor(scale).reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the standardised inputs."""
+        mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
+        return (x - mean) / scale
+
+
+def mlp(features: int, classes: int, hidden: tuple[int, ...] = (64, 64)) -> nn.Sequential:
+    """Return a multilayer perceptron on flattened inputs, ReLU between."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in hidden:
+        layers += [nn.Linear(features, width), nn.ReLU()]
+        features = width
+    return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+def small_cnn(shape: tuple[int, int, int], classes: int, width: int = 16, hidden: int = 100) -> nn.Sequential:
+    """Return two 4x4 stride-2 convolutions of width and 2 x width channels, and two linear layers.
+
+    For 1x28x28 inputs this is the small network of Wong & Kolter 2018, section 5 (arXiv:1711.00851).
+    """
+    channels, height, breadth = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+class _Block(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outside)
+        self.second = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outside)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.skip = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        y = torch.relu(self.first_norm(self.first(x)))
+        return torch.relu(self.second_norm(self.second(y)) + self.skip(x))
+
+
+def resnet(channels: int, classes: int, blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 64) -> nn.Sequential:
+    """Return a residual network for small images: a 3x3 stem, blocks[i] blocks of width x 2**i channels.
+
+    (2, 2, 2, 2) with width 64 is the ResNet-18 of CIFAR-10 papers. Source: He et al. 2016, arXiv:1512.03385,
+    with the stem that is customary at 32x32.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    inside = width
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            outside = width * 2**stage
+            layers.append(_Block(inside, outside, stride=2 if stage and block == 0 else 1))
+            inside = outside
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, classes))
+
+
+class _MeanOfTokens(nn.Module):
+    """The mean embedding of the tokens that are not padding.
+
+    Not an nn.EmbeddingBag: torch.func has no batching rule for it (many networks in one pass would run one by
+    one), and attacks on tokens need the embedding's gradient at each position.
+    """
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, width); zeros for a row of padding alone."""
+        vectors: Tensor = self.embedding(x)
+        held = (x != 0).unsqueeze(-1)
+        return (vectors * held).sum(1) / held.sum(1).clamp(min=1)
+
+
+def bag_of_tokens(vocabulary: int, classes: int, width: int = 32, hidden: int = 32) -> nn.Sequential:
+    """Return a classifier of token rows (n, length) int64 in [0, vocabulary), 0 being padding.
+
+    The mean of the tokens' embeddings and a hidden layer: order and padding don't count.
+    Source: Iyyer et al. 2015, Deep Unordered Composition Rivals Syntactic Methods for Text Classification.
+    """
+    return nn.Sequential(
+        _MeanOfTokens(vocabulary, width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+    )
