@@ -50,7 +50,9 @@ def index_of(records: Iterable[Record], title: str) -> str:
 
 def anchor(table: Table) -> str:
     """Return the id of a table on its page: the same for the same task and threat model on every board."""
-    return "t-" + hashlib.sha256(canonical([table.task, table.threat]).encode()).hexdigest()[:12]
+    return (
+        "t-" + hashlib.sha256(canonical([table.vector, table.task, table.threat]).encode()).hexdigest()[:12]
+    )
 
 
 def _entry(record: Record) -> dict[str, Any]:
@@ -105,12 +107,14 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "anchor": anchor,
+        "breakable": words.breakable,
         "brief": words.brief,
         "command": words.command,
         "failure": failure,
+        "explanation": words.explanation,
+        "heading": words.heading,
         "heat": words.heat,
         "interval": words.interval,
-        "metric": words.metric,
         "number": words.number,
     }
     environment.globals |= {"VECTORS": words.VECTORS, "DIRECTIONS": words.DIRECTIONS}

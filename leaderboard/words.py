@@ -1,7 +1,10 @@
-"""How names, numbers and commands are written on the pages. Text from records is not trusted: see `visible`."""
+"""How names, numbers and commands are written. Text from records is not trusted: `visible` tames it."""
 
+import re
 import shlex
 import unicodedata
+
+from markupsafe import Markup
 
 from firstline.benchmark.core.record import Record
 
@@ -77,6 +80,15 @@ def brief(text: str) -> str:
     return visible(text, _BRIEF)
 
 
+def breakable(text: str) -> Markup:
+    """Return a brief text form, escaped, that may wrap at its joints.
+
+    >>> breakable("a+b(k='<')")
+    Markup('a+<wbr>b<wbr>(k=&#39;&lt;&#39;)')
+    """
+    return Markup("<wbr>").join(re.split(r"(?=\()|(?<=[+,/])", brief(text)))
+
+
 def number(value: float, unit: str) -> str:
     """Return value for a column of its unit: shares as percentages, times in seconds, the rest plain.
 
@@ -107,9 +119,15 @@ def heat(value: float) -> int:
     return min(9, max(0, int(10 * value)))
 
 
-def metric(name: str) -> tuple[str, str]:
-    """Return the heading and the explanation of a metric; one that we don't know explains itself."""
-    return METRICS.get(name, (name.replace("_", " "), "As the records name it."))
+def heading(metric: str) -> str:
+    """Return the column heading of a metric."""
+    return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
+
+
+def explanation(metric: str, unit: str, better: str) -> str:
+    """Return what a metric says and which direction is better; an unknown one is given with its unit."""
+    known = METRICS[metric][1] if metric in METRICS else f"As the records name it; unit: {unit or 'none'}."
+    return f"{known} {DIRECTIONS[better]}"
 
 
 def command(record: Record) -> str:

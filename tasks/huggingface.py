@@ -1,7 +1,7 @@
 """Image and text data sets of the Hugging Face hub, or Parquet files of theirs in a data folder.
 
-With a data folder, DIR/hf/NAME/SPLIT-*.parquet are read, NAME being the last part of path, and nothing is
-fetched. Without one, `datasets` downloads the data set and keeps it in its own cache. Needs the extra:
+With a data folder, DIR/hf/NAME/SPLIT-*.parquet are read, NAME being the last part of path, and the hub is
+not asked. Without one, `datasets` downloads the data set and keeps it in its own cache. Needs the extra:
 pip install 'firstline[hf]'.
 
 Source: Lhoest et al. 2021, Datasets: A Community Library for Natural Language Processing, arXiv:2109.02846.
@@ -110,8 +110,8 @@ def _from_folder(name: str, path: str, one: str, folder: Path) -> _Table:
         rows = Dataset.from_parquet([str(file) for file in files])
     except Exception as error:  # PyArrow's and datasets' own: truncated, not Parquet, columns that differ
         raise DataProblem(
-            f"{name}: {files[0].name} and its like in {place} can't be read ({cause(error)}); "
-            f"get the Parquet files of {path} again"
+            f"{name}: {files[0].name} and its like in {place} can't be read "
+            f"({cause(error.__cause__ or error)}); get the Parquet files of {path} again"
         ) from None
     return _Table(f"{name}: {files[0].name} and its like in {place}", rows)
 
@@ -137,9 +137,9 @@ class HuggingFaceImages(Task):
     """An image-classification data set of the Hugging Face hub (default: CIFAR-10); 8-bit grey or RGB images.
 
     Both splits are shuffled once and for all; the last fifth of train_split is aux. limit keeps the first
-    rows of train, test and aux; 0 keeps all. An empty fingerprint pins nothing: give the one of your first run
-    to be sure that the next has the same data (lossy images can differ by the decoder that reads them). Images
-    are taken as they are, never converted or resized.
+    rows of train, test and aux; 0 keeps all. An empty fingerprint pins nothing: give the one of your first
+    run to be sure that the next has the same data (lossy images can differ by the decoder that reads them).
+    Images are taken as they are, never converted or resized.
     """
 
     modality = "image"

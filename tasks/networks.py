@@ -55,7 +55,9 @@ class _Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(outside)
         self.skip: nn.Module = nn.Identity()
         if stride != 1 or inside != outside:
-            self.skip = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+            self.skip = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -63,13 +65,19 @@ class _Block(nn.Module):
         return torch.relu(self.second_norm(self.second(y)) + self.skip(x))
 
 
-def resnet(channels: int, classes: int, blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 64) -> nn.Sequential:
+def resnet(
+    channels: int, classes: int, blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 64
+) -> nn.Sequential:
     """Return a residual network for small images: a 3x3 stem, blocks[i] blocks of width x 2**i channels.
 
     (2, 2, 2, 2) with width 64 is the ResNet-18 of CIFAR-10 papers. Source: He et al. 2016, arXiv:1512.03385,
     with the stem that is customary at 32x32.
     """
-    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
     inside = width
     for stage, count in enumerate(blocks):
         for block in range(count):

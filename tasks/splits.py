@@ -42,7 +42,7 @@ def verified(splits: Splits, fingerprint: str, what: str) -> Splits:
     return splits
 
 
-def cause(error: Exception) -> str:
+def cause(error: BaseException) -> str:
     r"""Return the kind and the text of someone else's error, on one line and cut short.
 
     >>> cause(ValueError("row 3:\n  not a number"))

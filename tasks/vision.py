@@ -104,7 +104,7 @@ class _TorchVision(Task):
         from torchvision import datasets  # half a second that `firstline list` need not wait for
 
         with warnings.catch_warnings():
-            # CIFAR-10 was pickled by a NumPy whose dtypes said align=0 where they now say False.
+            # CIFAR-10's pickles say align=0 where NumPy now says False; 2.4.0 to 2.4.4 warn of each file.
             warnings.filterwarnings("ignore", message=r"dtype\(\): align")
             return getattr(datasets, self.reader)(root, train=train, download=download)
 

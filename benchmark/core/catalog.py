@@ -5,7 +5,6 @@ every item once (slow: torch) and writes the cache anew.
 """
 
 import ast
-import functools
 import hashlib
 import importlib
 import importlib.util
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from firstline.benchmark.core.errors import FirstlineError, not_found
+from firstline.benchmark.core.places import cache_folder
 from firstline.benchmark.core.ref import Ref
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def plugin_entries() -> list[EntryPoint]:
 def load() -> Catalog:
     """Return the catalogue, from the cache if no source changed since."""
     plugins = plugin_entries()
-    path = _cache_folder() / f"catalog-{_digest(plugins)}.json"
+    path = cache_folder() / f"catalog-{_digest(plugins)}.json"
     try:
         raw = json.loads(path.read_text())
         return Catalog(
@@ -221,9 +221,9 @@ def _coerce(value: Any, setting: Setting, card: Card) -> Any:
     if value is None and "None" in setting.type:
         return None
     for word in words:
-        for_bool = isinstance(value, bool)
-        if word in _TYPES and isinstance(value, _TYPES[word]) and for_bool == (word == "bool"):
-            return float(value) if word == "float" else _tuples(value)
+        if word in _TYPES and isinstance(value, _TYPES[word]) and isinstance(value, bool) == (word == "bool"):
+            # 1 and 1.0 are one setting: equal settings must have equal keys.
+            return float(value) if word == "float" and isinstance(value, int) else _tuples(value)
     raise FirstlineError(f"{card.kind} {card.name}: {setting.name} must be {setting.type}, got {value!r}")
 
 
@@ -246,12 +246,6 @@ def _digest(plugins: list[EntryPoint]) -> str:
     for path in _sources(plugins):
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:24]
-
-
-@functools.cache
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "firstline"
 
 
 def _write(path: Path, catalog: Catalog) -> None:

@@ -15,15 +15,16 @@ from firstline.benchmark.core.catalog import create
 from firstline.benchmark.core.contracts import Attack, PoisonedData, Task
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.errors import BudgetExhausted, DataProblem, FirstlineError, SystemFailed
-from firstline.benchmark.core.record import Cost, Failure, Isolation, ItemUse, Provenance, Record
+from firstline.benchmark.core.record import Cost, Failure, Record
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
 from firstline.benchmark.protocols.bench import Bench, Measured
 from firstline.benchmark.protocols.table import PROTOCOLS
 from firstline.benchmark.run import keys
-from firstline.benchmark.run.environment import commit, environment, now, peak_memory_mb
-from firstline.benchmark.run.keys import Cell, Use
+from firstline.benchmark.run.environment import now, peak_memory_mb
+from firstline.benchmark.run.keys import Cell
+from firstline.benchmark.run.recording import Job, make_record
 from firstline.benchmark.run.scorer import BlindScorer, Blueprint, Nursery, answers, scoring
 from firstline.benchmark.run.store import Damaged, Store, Unwritable
 
@@ -36,16 +37,6 @@ _BLAME: dict[str, Kind] = {
     "score": "defense",
     "measure": "infra",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the cells of a run have in common: where results go, where data lies, how scoring is done."""
-
-    root: Path
-    folder: Path | None
-    blind: bool = True
-    threads: int = 1
 
 
 @dataclass
@@ -145,46 +136,11 @@ def run_cell(cell: Cell, group: Group) -> Record:
         gradients=measured.gradients if measured else 0,
         peak_memory_mb=peak_memory_mb(),
     )
-    record = make_record(cell, group.job, started, measured, failure, cost)
+    found: dict[str, Any] = {}
+    if measured is not None:
+        found = {"metrics": measured.metrics, "diagnostics": measured.diagnostics, "gate": measured.gate}
+    record = make_record(cell, group.job, started, cost, error=failure, **found)
     return group.store.write(record, measured.outcome.arrays() if measured else None)
-
-
-def make_record(
-    cell: Cell, job: Job, started: str, measured: Measured | None, failure: Failure | None, cost: Cost
-) -> Record:
-    """Return the record of a cell that was measured or that failed."""
-    preimage = keys.cell_preimage(cell, blind=job.blind)
-    revision, dirty = commit()
-    from firstline import __version__
-
-    found = {} if measured is None else {
-        "metrics": measured.metrics, "diagnostics": measured.diagnostics, "gate": measured.gate
-    }
-    return Record(
-        key=keys.key(preimage),
-        preimage=preimage,
-        stages=keys.stage_keys(cell, blind=job.blind),
-        suite=cell.suite,
-        task=item_use(cell.task),
-        defense=[item_use(layer) for layer in cell.defense],
-        attack=item_use(cell.attack),
-        threat=str(cell.threat),
-        vector=cell.threat.vector,  # type: ignore[arg-type]
-        seed=cell.seed,
-        status="ok" if measured else "failed",
-        error=failure,
-        cost=cost,
-        environment=environment(cell.device, job.threads),
-        provenance=Provenance(firstline=__version__, commit=revision, dirty=dirty, started=started, ended=now()),
-        isolation=Isolation(blind=job.blind, backend="process" if job.blind else "none"),
-        tags=sorted({tag for layer in cell.defense for tag in layer.tags}),
-        **found,  # type: ignore[arg-type]
-    )
-
-
-def item_use(use: Use) -> ItemUse:
-    """Return an item as a record names it."""
-    return ItemUse(text=use.text, name=use.name, version=use.version, settings=use.settings, code=use.code)
 
 
 def describe(error: BaseException, stage: str) -> Failure:

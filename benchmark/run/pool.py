@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Cost, Failure, Record
-from firstline.benchmark.run.cell import Job, make_record, run_group
 from firstline.benchmark.run.environment import now
 from firstline.benchmark.run.keys import Cell
-from firstline.benchmark.run.scorer import Nursery
+from firstline.benchmark.run.recording import Job, make_record
 from firstline.benchmark.run.store import Store, Unwritable
 
-PRELOAD = ["torch", "numba", "sklearn.datasets", "firstline.benchmark.run.cell", "firstline.benchmark.api"]
+# torch._dynamo is what the first step of any optimiser imports (2 s): once here instead of in every worker.
+PRELOAD = ["torch._dynamo", "sklearn.datasets", "firstline.benchmark.run.cell", "firstline.benchmark.api"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class LocalPool:
         rest = worker.group[worker.finished :]
         if worker.current is not None:
             failure = Failure(kind="infra", type="WorkerDied", message=f"the worker process died: {_death(code)}", stage="cell")
-            record = make_record(worker.current, job, now(), None, failure, Cost())
+            record = make_record(worker.current, job, now(), Cost(), error=failure)
             tell(Done(worker.current, Store(job.root).write(record, None)))
             rest = rest[1:]
         if rest:
@@ -177,6 +177,10 @@ class _quiet_main:  # noqa: N801 - reads as a verb in a with statement
 def _work(door: Connection, job: Job, stopping: Flag) -> None:
     """Run groups as they come, until the door closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; cells under way are finished
+    # Imported here: the parent process plans and waits, and needs no torch.
+    from firstline.benchmark.run.cell import run_group
+    from firstline.benchmark.run.scorer import Nursery
+
     nursery = Nursery() if job.blind else None
     while True:
         try:

@@ -1,5 +1,6 @@
 """A suite, planned and run: what is reused, what runs, and in which order."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,9 +59,9 @@ def execute(
     plan: Plan, executor: "Executor", *, root: Path, folder: Path | None, blind: bool, tell: Callable[["Event"], None]
 ) -> "list[Record]":
     """Run the plan and return the new records. Every record is on disk as soon as its cell ends."""
-    from firstline.benchmark.run.cell import Job
     from firstline.benchmark.run.estimate import add_timings
     from firstline.benchmark.run.pool import Done
+    from firstline.benchmark.run.recording import Job
 
     store = Store(root)
     store.prepare()
@@ -78,3 +79,10 @@ def execute(
         store.log(sorted(key for key in done if store.record_path(key).is_file()))
         add_timings(root, fresh)
     return fresh
+
+
+def workers(jobs: int, device: str) -> int:
+    """Return how many worker processes to start: jobs, or one per core, and one for a GPU."""
+    if jobs:
+        return jobs
+    return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -93,7 +93,7 @@ def _parts(uri: str) -> tuple[str, SplitResult]:
         raise FirstlineError(
             f"{_shown(uri)!r} is not a tracking URI: {error}; give one such as {EXAMPLES}"
         ) from None
-    kind = parts.scheme.split("+")[0]
+    kind = uri if uri == "databricks" else parts.scheme.split("+")[0]  # the one store named by a bare word
     return ("", parts) if len(kind) == 1 else (kind, parts)  # C:\mlruns has a drive, not a scheme
 
 
@@ -105,7 +105,7 @@ def _shown(text: str) -> str:
 def _line(error: BaseException) -> str:
     """Return the first line of an error, fit to print."""
     lines = str(error).strip().splitlines()
-    return _cut(_shown(lines[0]) if lines else type(error).__name__, 400)
+    return _cut(_shown(lines[0]).rstrip(".") if lines else type(error).__name__, 400)
 
 
 def _sqlite_file(uri: str) -> Path:
@@ -145,11 +145,13 @@ def _check_file(uri: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path)) as database:
-            database.execute("BEGIN IMMEDIATE")  # the write lock: what is read-only or no database says so
+            # A write, taken back: SQLite grants the lock alone on a read-only file too.
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("PRAGMA user_version = 0")
             database.rollback()
     except (OSError, sqlite3.Error) as error:
         raise FirstlineError(
-            f"cannot write to {path}: {_line(error)}; free it, or export to another file"
+            f"cannot write to {path}: {_line(error)}; make it writable, or export to another file"
         ) from None
 
 

@@ -1,0 +1,92 @@
+"""firstline check: the contract that every task, defense and attack keeps."""
+
+import importlib.util
+import sys
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firstline.benchmark.cli.options import DataDir, Json
+from firstline.benchmark.cli.show_text import count, say, say_json
+from firstline.benchmark.core import catalog
+from firstline.benchmark.core.errors import FirstlineError, not_found
+
+if TYPE_CHECKING:
+    from firstline.benchmark.core.contracts import Item
+
+
+def check(
+    what: Annotated[str, typer.Argument(help="A name or glob of registered items, or a plugin's .py file or folder.")] = "*",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Run the contract checks on registered items, or on a plugin before it is installed.
+
+    Tasks whose data is not here are skipped, with the reason. Exits with 1 if a check fails.
+    """
+    from firstline.benchmark.contract.checks import Finding, findings
+
+    found: list[Finding] = []
+    for kind, cls in _wanted(what):
+        for finding in findings(cls(), kind, data_dir):
+            found.append(finding)
+            if not json and (finding.problem or finding.skipped):
+                mark = "FAILED" if finding.problem else "skipped"
+                say(f"{mark}  {finding.item}: {finding.check}: {finding.problem or finding.skipped}")
+    failed = [f for f in found if f.problem]
+    skipped = [f for f in found if f.skipped]
+    if json:
+        say_json([asdict(f) for f in found])
+    else:
+        items = len({f.item for f in found})
+        say(f"{count(items, 'item')}: {len(found) - len(failed) - len(skipped)} passed, {len(failed)} failed, {len(skipped)} skipped")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _wanted(what: str) -> "list[tuple[str, type[Item]]]":
+    from firstline.benchmark.core.registry import registered
+
+    broken = catalog.discover(catalog.plugin_entries())
+    for name, reason in broken.items():
+        say(f"FAILED  plugin {name}: {reason}")
+    path = Path(what)
+    if path.suffix == ".py" or path.is_dir():
+        before = set(registered())
+        for file in _files(path):
+            _import(file)
+        fresh = [(kind, cls) for (kind, name), cls in registered().items() if (kind, name) not in before]
+        files = {str(file.resolve()) for file in _files(path)}
+        known = [(k, c) for (k, _), c in registered().items() if getattr(sys.modules[c.__module__], "__file__", "") in files]
+        if not fresh and not known:
+            raise FirstlineError(f"{what} registers nothing; put @defense(\"name\") on a Defense class")
+        return fresh or known
+    chosen = [(kind, cls) for (kind, name), cls in sorted(registered().items()) if fnmatchcase(name, what)]
+    if not chosen:
+        raise not_found("task, defense or attack", what, {name for _, name in registered()})
+    return chosen
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*.py") if "test" not in p.stem)
+
+
+def _import(file: Path) -> None:
+    if not file.is_file():
+        raise FirstlineError(f"there is no file {file}")
+    if any(getattr(m, "__file__", None) == str(file.resolve()) for m in list(sys.modules.values())):
+        return
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    if spec is None or spec.loader is None:
+        raise FirstlineError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except FirstlineError:
+        raise
+    except Exception as error:
+        raise FirstlineError(f"{file} can't be imported: {type(error).__name__}: {error}") from None

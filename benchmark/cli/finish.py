@@ -1,0 +1,106 @@
+"""What follows a run: the summary in the terminal, the board and the MLflow store."""
+
+import hashlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstline.benchmark.cli.show_text import say, table
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.run.store import Store, write_whole
+
+if TYPE_CHECKING:
+    from firstline.benchmark.core.record import Record
+    from firstline.leaderboard.table import Estimate, Table
+
+
+def warn(text: str) -> None:
+    """Print a line on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def sound_records(store: Store, keys: Iterable[str] | None = None) -> "list[Record]":
+    """Return the store's records (those with keys, if given); a damaged one is named and left out."""
+    found = []
+    for key in store.keys() if keys is None else keys:
+        try:
+            found.append(store.read(key))
+        except FirstlineError as error:
+            warn(f"left out: {error}")
+    return found
+
+
+def summarise(store: Store, records: "list[Record]") -> "list[Table]":
+    """Print the tables of records, best first, and return them."""
+    from firstline.leaderboard.table import tables
+
+    made = tables(records, store.outcomes)
+    for one in made:
+        say(f"{one.task} · {one.threat}")
+        say(table(*_rows(one)))
+        for warning in [one.invalid, *one.warnings]:
+            if warning:
+                say(f"  {warning}")
+        say()
+    return made
+
+
+def _rows(one: "Table") -> tuple[list[str], list[list[str]]]:
+    extra = ["CLEAN"] if one.vector == "evasion" else [m.name.upper() for m in one.measures if m != one.score][:3]
+    score = "WORST CASE" if one.vector == "evasion" else one.score.name.upper() if one.score else ""
+    head = ["RANK", score, *extra, "DEFENSE"]
+    rows = []
+    for row in one.rows:
+        others = [row.clean] if one.vector == "evasion" else [_lowest(row, name.lower()) for name in extra]
+        rank = f"{row.place.rank}" if row.place else "-"
+        why = f"  ({row.objections[0]})" if row.objections else ""
+        rows.append([rank, _number(row.score), *[_number(o, short=True) for o in others], row.defense + why])
+    return head, rows
+
+
+def _lowest(row: Any, name: str) -> "Estimate | None":
+    found = [cell.estimates[name] for cell in row.cells if name in cell.estimates]
+    return min(found, key=lambda estimate: estimate.value) if found else None
+
+
+def _number(found: "Estimate | None", short: bool = False) -> str:
+    if found is None:
+        return "-"
+    if short or found.lo is None or found.hi is None:
+        return f"{found.value:.1%}"
+    return f"{found.value:.1%} [{found.lo:.1%}, {found.hi:.1%}]"
+
+
+def build_board(store: Store, out: Path, title: str) -> Path:
+    """Write the static pages of all records of a store; return the first page."""
+    from firstline.leaderboard.site import build
+
+    return build(sound_records(store), store.outcomes, out, title=title)
+
+
+def default_uri(root: Path) -> str:
+    """Return the MLflow store of a results folder."""
+    return f"sqlite:///{(root / 'mlflow.db').resolve()}"
+
+
+def export(store: Store, records: "list[Record]", uri: str, *, always: bool = False) -> int:
+    """Export records to MLflow and return how many were new there.
+
+    A ledger beside the records remembers what was exported to which store, so that a run with nothing new
+    doesn't wait for MLflow; always asks MLflow itself.
+    """
+    ledger = store.root / "exported" / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.txt"
+    known = set(ledger.read_text().split()) if ledger.is_file() else set()
+    gone = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()
+    wanted = records if always or gone else [r for r in records if r.key not in known]
+    if not wanted:
+        return 0
+    from firstline.benchmark.run.tracking import sync
+
+    def files(record: "Record") -> list[Path]:
+        return [store.record_path(record.key)]
+
+    fresh = sync(wanted, uri, files=files, artifacts=store.root / "mlflow-artifacts")
+    write_whole(ledger, "\n".join(sorted(known | {r.key for r in wanted})).encode())
+    return fresh

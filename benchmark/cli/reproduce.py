@@ -1,0 +1,88 @@
+"""firstline reproduce: a paper's numbers beside ours, or a record measured again."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstline.benchmark.cli import options
+from firstline.benchmark.cli.finish import sound_records
+from firstline.benchmark.cli.options import RESULTS, Json
+from firstline.benchmark.cli.run import failure_line, run_plan
+from firstline.benchmark.cli.show_text import say, say_json, table
+from firstline.benchmark.core import catalog
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.run import keys
+from firstline.benchmark.run.matrix import Selection, expand
+from firstline.benchmark.run.pool import LocalPool
+from firstline.benchmark.run.recipe import PaperRecipe, Verdict, find_recipe, judge
+from firstline.benchmark.run.runner import make_plan, workers
+from firstline.benchmark.run.store import Store
+
+
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name (`firstline list recipes`) or a path to a .toml file.")],
+    weights: Annotated[Path | None, typer.Option(help="The published checkpoint, where the recipe needs one.")] = None,
+    results: options.Results = RESULTS,
+    data_dir: options.DataDir = None,
+    device: options.Device = "auto",
+    jobs: options.Jobs = 0,
+    json: Json = False,
+) -> None:
+    """Run a paper's recipe and print its numbers beside the measured ones, with a verdict on each.
+
+    `reproduced` is within the recipe's tolerance, `within interval` means that the paper's number lies in our
+    95% interval, `differs` neither. Exits with 1 unless all are reproduced or within the interval.
+    """
+    paper = find_recipe(recipe)
+    _import(paper, weights)
+    where, store = keys.resolve_device(device), Store(results)
+    plan = make_plan(expand(paper.suite, catalog.load(), Selection(), where, data_dir), store, retry=True)
+    run_plan(plan, LocalPool(workers(jobs, where)), results, data_dir, blind=True, quiet=json)
+    done = [keys.key(keys.cell_preimage(cell)) for cell in plan.matrix.cells]
+    records = sound_records(store, [key for key in done if store.record_path(key).is_file()])
+    for record in records:
+        if record.status == "failed":
+            raise FirstlineError(failure_line(record))
+    verdicts = judge(paper, records)
+    say_json([asdict(v) for v in verdicts]) if json else say(_render(paper, verdicts))
+    if any(v.verdict in ("differs", "missing") for v in verdicts):
+        raise typer.Exit(1)
+
+
+def _import(paper: PaperRecipe, weights: Path | None) -> None:
+    if weights is not None and paper.weights is None:
+        raise FirstlineError(f"recipe {paper.name} trains its own systems and takes no --weights")
+    if paper.weights is None:
+        return
+    if weights is not None:
+        from firstline.benchmark.run.weights import import_weights
+
+        import_weights(weights, paper.weights.sha256)
+        return
+    from firstline.benchmark.core.places import weights_path
+
+    names = [dict(layer.settings).get("sha256", "") for b in paper.suite.blocks for stack in b.defenses for layer in stack]
+    if not all(weights_path(name).is_file() for name in names if name):
+        raise FirstlineError(
+            f"recipe {paper.name} needs the published weights: get {paper.weights.file} from {paper.weights.source} "
+            f"and pass --weights {paper.weights.file}"
+        )
+
+
+def _render(paper: PaperRecipe, verdicts: list[Verdict]) -> str:
+    rows = [
+        [
+            v.what,
+            f"{v.paper:g}%",
+            "-" if v.measured is None else f"{v.measured:.2f}%",
+            "" if v.lo is None or v.hi is None else f"{v.lo:.2f} to {v.hi:.2f}",
+            v.verdict,
+        ]
+        for v in verdicts
+    ]
+    lines = [f"{paper.title}", f"{paper.source}; figures read at: {paper.read_at}", ""]
+    lines.append(table(["", "PAPER", "MEASURED", "95% INTERVAL", "VERDICT"], rows))
+    lines += ["", *(f"deviation: {deviation}" for deviation in paper.deviations)]
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""firstline show: one registered thing, a suite, a recipe or a record."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from firstline.benchmark.cli.options import RESULTS, Json, Results
+from firstline.benchmark.cli.show_text import say, say_json, table
+from firstline.benchmark.core import catalog
+from firstline.benchmark.core.errors import FirstlineError, not_found
+from firstline.benchmark.run import recipe, suite
+from firstline.benchmark.run.store import Store
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A name that `firstline list` prints, or the start of a record's key.")],
+    results: Results = RESULTS,
+    json: Json = False,
+) -> None:
+    """Print the card of a task, defense, attack, suite or recipe, or a record with its gate and error."""
+    found = catalog.load()
+    cards = [cards[name] for cards in found.cards.values() if name in cards]
+    if cards:
+        for card in cards:
+            say_json(asdict(card)) if json else say(render_card(card))
+    elif name in suite.embedded() or Path(name).suffix == ".toml":
+        described = suite.describe(suite.find_suite(name))
+        say_json(described) if json else say(_render_suite(described))
+    elif name in recipe.embedded():
+        paper = recipe.find_recipe(name)
+        say_json(asdict(paper)) if json else say(recipe.render(paper))
+    elif len(name) >= 4 and all(letter in "0123456789abcdef" for letter in name):
+        record = Store(results).read(Store(results).find(name))
+        say_json(record.model_dump(mode="json")) if json else say(_render_record(record))
+    else:
+        known = {n for cards in found.cards.values() for n in cards} | set(suite.embedded()) | set(recipe.embedded())
+        raise not_found("task, defense, attack, suite or recipe", name, known)
+
+
+def render_card(card: catalog.Card) -> str:
+    """Return a card as text."""
+    facts = [[k, _plain(v)] for k, v in card.facts.items()]
+    settings = [[s.name, s.type, repr(s.default)] for s in card.settings]
+    parts = [f"{card.kind} {card.name}, version {card.version}" + (f" ({', '.join(card.tags)})" if card.tags else "")]
+    parts.append(card.doc)
+    parts.append(table(["FACT", ""], facts))
+    parts.append(table(["SETTING", "TYPE", "DEFAULT"], settings) if settings else "No settings.")
+    parts.append(f"{card.origin}:{card.line}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _render_suite(described: dict[str, Any]) -> str:
+    lines = [f"suite {described['name']}, version {described['version']}", "", described["summary"], ""]
+    lines.append(f"seeds {', '.join(map(str, described['seeds']))}; at most {described['examples']} examples per cell")
+    for block in described["matrix"]:
+        lines += ["", table(["MATRIX", ""], [[part, ", ".join(texts)] for part, texts in block.items()])]
+    return "\n".join(lines) + "\n"
+
+
+def _render_record(record: Any) -> str:
+    from firstline.benchmark.core.record import Record
+
+    if not isinstance(record, Record):
+        raise FirstlineError("not a record")
+    head = [
+        ["key", record.key],
+        ["suite", record.suite],
+        ["task", record.task.text],
+        ["defense", record.defense_text],
+        ["attack", record.attack.text],
+        ["threat", record.threat],
+        ["seed", str(record.seed)],
+        ["status", record.status],
+    ]
+    if record.error:
+        head.append(["error", f"{record.error.kind}, in {record.error.stage}: {record.error.type}: {record.error.message}"])
+    head.append(["gate", record.gate.verdict + "".join(f"; {reason}" for reason in record.gate.reasons)])
+    head.append(["measured", f"{record.provenance.ended}, firstline {record.provenance.firstline}, "
+                 f"commit {record.provenance.commit[:12] or 'unknown'}{' with local changes' if record.provenance.dirty else ''}"])
+    head.append(["scored", "blind" if record.isolation.blind else "in the attack's own process"])
+    numbers = [
+        [name, f"{m.value:.4f}", f"{m.lo:.4f} to {m.hi:.4f}" if m.lo is not None and m.hi is not None else "", m.unit,
+         f"{m.better} is better" if m.better != "neither" else ""]
+        for name, m in sorted(record.metrics.items())
+    ]
+    spent = [[name, f"{value:g}"] for name, value in record.cost.model_dump().items()]
+    return "\n\n".join(
+        [
+            table(["RECORD", ""], head),
+            table(["METRIC", "VALUE", "95% INTERVAL", "UNIT", ""], numbers),
+            table(["DIAGNOSTIC", ""], [[k, f"{v:g}"] for k, v in sorted(record.diagnostics.items())]),
+            table(["COST", ""], spent),
+        ]
+    ) + "\n"

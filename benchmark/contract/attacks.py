@@ -1,0 +1,151 @@
+"""Checks of attacks, on an oracle task."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from firstline.benchmark.contract.checks import applies_to
+from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.core.contracts import Attack, Evasion, Membership, PoisonedData, Poisoning
+from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.geometry import Region, violation
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.system import System
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import GOALS, VECTORS, Threat
+
+EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 8}
+ALL = frozenset({"labels", "scores", "architecture", "train", "aux", "defense", "gradients"})
+
+
+def _target(system: System, threat: Threat, examples: int | None, batch: int = 512) -> Target:
+    task = Blobs()
+    splits = task.load(None)
+    return Target(
+        system,
+        threat,
+        space=task.space,
+        classes=2,
+        rng=Streams(0),
+        examples=examples,
+        build=task.default.build,
+        train=splits.train,
+        aux=splits.aux,
+        batch=batch,
+    )
+
+
+def _evade(attack: Evasion, goal: str, eps: float, n: int = 64, batch: int = 512) -> tuple[Data, Tensor, Target]:
+    threat = Threat.parse(f"evasion/white/{goal}:{eps}")
+    test = Blobs().load(None).test.rows(torch.arange(n))
+    target = _target(Blobs().best(), threat, n, batch)
+    return test, attack.perturb(target, test.x.clone(), test.y.clone(), threat, Streams(0)), target
+
+
+@applies_to(Attack)
+def declared(attack: Attack, folder: Path | None) -> None:
+    """Declares a known vector, its goals and what it needs."""
+    assert attack.vector in VECTORS, f"vector {attack.vector!r} is not one of {', '.join(VECTORS)}"
+    unknown = set(attack.goals) - set(GOALS[attack.vector])
+    assert attack.goals and not unknown, f"goals {sorted(unknown)} are not goals of {attack.vector}"
+    assert set(attack.needs) <= ALL, f"needs {sorted(set(attack.needs) - ALL)} are nothing that a threat model grants"
+
+
+@applies_to(Evasion)
+def inside(attack: Evasion, folder: Path | None) -> None:
+    """Stays within its ball and box, and does not write to its inputs."""
+    for goal in attack.goals:
+        threat = Threat.parse(f"evasion/white/{goal}:{EPS[goal]}")
+        test = Blobs().load(None).test.rows(torch.arange(64))
+        x, y = test.x.clone(), test.y.clone()
+        found = attack.perturb(_target(Blobs().best(), threat, 64), x, y, threat, Streams(0))
+        problem = violation(found, test.x, Blobs().space, goal, EPS[goal])
+        assert problem is None, f"{goal}: it {problem}"
+        assert torch.equal(x, test.x) and torch.equal(y, test.y), f"{goal}: it wrote to its inputs"
+
+
+@applies_to(Evasion)
+def nothing_at_zero(attack: Evasion, folder: Path | None) -> None:
+    """Returns the input at radius 0."""
+    for goal in attack.goals:
+        test, found, _ = _evade(attack, goal, 0.0, n=16)
+        assert torch.equal(found, test.x), f"{goal}: inputs changed at radius 0"
+
+
+@applies_to(Evasion)
+def repeatable(attack: Evasion, folder: Path | None) -> None:
+    """Gives the same result for the same seed, whatever the batch size, from its own generators alone."""
+    for goal in attack.goals:
+        before = torch.get_rng_state()
+        _, first, meter = _evade(attack, goal, EPS[goal], n=32)
+        _, second, other = _evade(attack, goal, EPS[goal], n=32, batch=5)
+        assert torch.equal(before, torch.get_rng_state()), f"{goal}: the global random state changed; draw from rng"
+        assert torch.allclose(first, second, atol=1e-5), f"{goal}: results depend on the batch size or on chance"
+        assert torch.equal(meter.queries, other.queries), f"{goal}: queries depend on the batch size"
+        assert torch.equal(meter.gradients, other.gradients), f"{goal}: gradients depend on the batch size"
+
+
+@applies_to(Evasion)
+def leaves_the_system(attack: Evasion, folder: Path | None) -> None:
+    """Leaves the system's parameters, mode and gradients as they were."""
+    goal = attack.goals[0]
+    threat = Threat.parse(f"evasion/white/{goal}:{EPS[goal]}")
+    system = Blobs().best()
+    before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
+    test = Blobs().load(None).test.rows(torch.arange(16))
+    attack.perturb(_target(system, threat, 16), test.x.clone(), test.y.clone(), threat, Streams(0))
+    assert all(torch.equal(before[name], tensor) for name, tensor in system.state_dict().items()), "parameters changed"
+    assert not system.training, "the system was left in training mode"
+    assert all(p.grad is None and not p.requires_grad for p in system.parameters()), "gradients were left on parameters"
+
+
+@applies_to(Evasion)
+def strength(attack: Evasion, folder: Path | None) -> None:
+    """Breaks what noise breaks; with gradients, what a linear system can lose at all."""
+    for goal in attack.goals:
+        test, found, target = _evade(attack, goal, EPS[goal], n=256)
+        kept = (Blobs().best().respond(found, torch.Generator()).labels == test.y).float().mean().item()
+        noise = Region(test.x, Blobs().space, goal, EPS[goal]).random(Streams(1).torch("noise"))
+        floor = (Blobs().best().respond(noise, torch.Generator()).labels == test.y).float().mean().item()
+        assert kept <= floor + 0.01, f"{goal}: accuracy {kept:.2f} under the attack, {floor:.2f} under random noise"
+        assert int(target.queries.sum() + target.gradients.sum()) > 0, f"{goal}: it asked nothing of the system"
+        if "gradients" in attack.needs:
+            possible = 1 - Blobs().broken(test.x, test.y, goal, EPS[goal]).float().mean().item()
+            assert kept <= possible + 0.02, f"{goal}: accuracy {kept:.2f}, where {possible:.2f} is possible"
+
+
+@applies_to(Poisoning)
+def within_budget(attack: Poisoning, folder: Path | None) -> None:
+    """Changes no more rows than its budget and lists them; the same seed, the same poison."""
+    task = Blobs()
+    train = task.load(None).train
+    for goal in attack.goals:
+        threat = Threat.parse(f"poisoning/white/{goal}:10%")
+        for budget in (0, 25):
+            mine = Data(train.x.clone(), train.y.clone(), train.ids.clone())
+            made = attack.poison(mine, task, budget, threat, Streams(0))
+            again = attack.poison(mine, task, budget, threat, Streams(0))
+            assert isinstance(made, PoisonedData), f"poison returned a {type(made).__name__}"
+            assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), "it wrote to the data it was given"
+            assert torch.equal(made.data.x, again.data.x) and torch.equal(made.data.y, again.data.y), (
+                "the same seed gave another poison"
+            )
+            assert len(torch.unique(made.poisoned)) <= budget, f"{len(made.poisoned)} rows at a budget of {budget}"
+            if budget == 0:
+                assert torch.equal(made.data.y, train.y), "labels changed at a budget of 0"
+
+
+@applies_to(Membership)
+def scores(attack: Membership, folder: Path | None) -> None:
+    """Scores every candidate with a number, the same for the same seed."""
+    splits = Blobs().load(None)
+    for goal in attack.goals:
+        threat = Threat.parse(f"membership/white/{goal}")
+        candidates = splits.test.rows(torch.arange(32))
+        found = [
+            attack.score(_target(Blobs().best(), threat, 32), candidates, splits.aux, threat, Streams(0)) for _ in range(2)
+        ]
+        assert tuple(found[0].shape) == (32,), f"{goal}: scores have shape {tuple(found[0].shape)}"
+        assert not torch.isnan(found[0]).any(), f"{goal}: some scores are NaN"
+        assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave other scores"

@@ -1,0 +1,130 @@
+"""Checks of defenses, on an oracle task."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from firstline.benchmark.contract.checks import applies_to
+from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.core.contracts import Context, Defense
+from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.stack import Fitted, Stack
+from firstline.benchmark.core.target import cross_entropies
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-4
+
+
+def _fit(defense: Defense) -> Fitted:
+    return Stack((defense,)).fit(Blobs(), Blobs().load(None).train, Streams(0), CPU)
+
+
+@lru_cache(maxsize=1)
+def _fitted(defense: Defense) -> Fitted:
+    return _fit(defense)
+
+
+def _skip(defense: Defense) -> bool:
+    # Weights that somebody else trained fit no oracle; and tokens-only defenses have no real-valued one.
+    return "pretrained" in defense.tags or "real" not in defense.inputs
+
+
+def _answer(fitted: Fitted, x: Tensor, seed: int = 0) -> Tensor:
+    with torch.no_grad():
+        return fitted.system.respond(x, torch.Generator().manual_seed(seed)).logits
+
+
+@applies_to(Defense)
+def same_weights(defense: Defense, folder: Path | None) -> None:
+    """Gives the same system for the same seed."""
+    if _skip(defense):
+        return
+    first, second = _fitted(defense).system.state_dict(), _fit(defense).system.state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), f"{name} differs between two fits with one seed"
+
+
+@applies_to(Defense)
+def global_state(defense: Defense, folder: Path | None) -> None:
+    """Draws nothing from torch's global generator, and leaves its training data as it was."""
+    if _skip(defense):
+        return
+    train = Blobs().load(None).train
+    mine = Data(train.x.clone(), train.y.clone(), train.ids.clone())
+    before = torch.get_rng_state()
+    fitted = Stack((defense,)).fit(Blobs(), mine, Streams(1), CPU)
+    _answer(fitted, train.x[:8])
+    assert torch.equal(before, torch.get_rng_state()), "the global random state changed; draw from ctx.rng or rng"
+    assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), "the training data was written to"
+
+
+@applies_to(Defense)
+def collected(defense: Defense, folder: Path | None) -> None:
+    """Collects rows of the data that it was given, under their own ids."""
+    data = Blobs().load(None).train
+    kept = defense.collect(data, Context(Blobs(), Streams(0), CPU))
+    assert isinstance(kept, Data), f"collect returned a {type(kept).__name__}"
+    assert torch.isin(kept.ids, data.ids).all(), "collect returned ids that it was not given"
+    assert len(torch.unique(kept.ids)) == len(kept), "collect returned an id twice"
+
+
+@applies_to(Defense)
+def round_trip(defense: Defense, folder: Path | None) -> None:
+    """Answers the same after its tensors were stored and read back."""
+    if _skip(defense):
+        return
+    fitted, x = _fitted(defense), Blobs().load(None).test.x[:32]
+    system = Stack((defense,)).skeleton(Blobs())
+    system.load_state_dict(fitted.system.state_dict())
+    again = Fitted(system.eval().requires_grad_(False), fitted.kept, 0.0)
+    assert torch.equal(_answer(fitted, x), _answer(again, x)), (
+        "answers change after storing; whatever is learned must be a parameter or a buffer"
+    )
+
+
+@applies_to(Defense)
+def answers(defense: Defense, folder: Path | None) -> None:
+    """Answers finite logits that depend on the input alone, or declares itself stochastic."""
+    if _skip(defense):
+        return
+    fitted, x = _fitted(defense), Blobs().load(None).test.x[:16].clone()
+    before, given = {k: v.clone() for k, v in fitted.system.state_dict().items()}, x.clone()
+    whole = _answer(fitted, x)
+    assert tuple(whole.shape) == (len(x), 2), f"logits have shape {tuple(whole.shape)}, must be {(len(x), 2)}"
+    assert torch.isfinite(whole).all(), "some logits are NaN or infinite"
+    assert torch.equal(whole, _answer(fitted, x)), "two calls with one generator differ; draw only from rng"
+    assert torch.equal(x, given), "the inputs were written to"
+    after = fitted.system.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before), "answering changed the system's state"
+    if fitted.system.stochastic:
+        return
+    assert torch.equal(whole, _answer(fitted, x, seed=1)), "answers are random; set stochastic = True on the system"
+    single = torch.cat([_answer(fitted, row) for row in x.split(1)])
+    assert torch.allclose(whole, single, atol=TOLERANCE), "answers depend on the batch that they came in"
+
+
+@applies_to(Defense)
+def differentiable(defense: Defense, folder: Path | None) -> None:
+    """Gives attackers a differentiable stand-in."""
+    if _skip(defense):
+        return
+    fitted, test = _fitted(defense), Blobs().load(None).test
+    x = test.x[:8].clone().requires_grad_()
+    with torch.enable_grad():
+        answer = fitted.system.surrogate(x, torch.Generator().manual_seed(0))
+        assert answer.logits.requires_grad, "surrogate has no gradient; give a differentiable stand-in (BPDA)"
+        (gradient,) = torch.autograd.grad(cross_entropies(answer.logits, test.y[:8]).sum(), x)
+    assert torch.isfinite(gradient).all(), "the surrogate's gradient is NaN or infinite"
+
+
+@applies_to(Defense)
+def useful(defense: Defense, folder: Path | None) -> None:
+    """Is right more often than chance (controls aside)."""
+    if _skip(defense) or "control" in defense.tags:
+        return
+    test = Blobs().load(None).test
+    accuracy = (_answer(_fitted(defense), test.x).argmax(1) == test.y).float().mean().item()
+    assert accuracy > 0.7, f"clean accuracy on two easy blobs is {accuracy:.2f}"

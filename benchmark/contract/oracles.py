@@ -1,0 +1,78 @@
+"""A task whose answers are known in advance, so that items are checked against mathematics and not each other."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from firstline.benchmark.core.contracts import Architecture, Task
+from firstline.benchmark.core.data import Data, InputSpace, Splits
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.system import Bare, System
+from firstline.benchmark.core.training import Recipe
+
+SIDE = 8
+
+
+@dataclass(frozen=True)
+class Blobs(Task):
+    """Two Gaussian clouds of 8x8 "images", gap apart along the diagonal, with spread sigma per pixel.
+
+    The best classifier is linear, and what it keeps under an attack is a tail of the normal distribution.
+    """
+
+    name = "blobs"
+    version = 1
+    modality = "image"
+    licence = "made from a seed"
+    classes = 2
+    space = InputSpace(shape=(1, SIDE, SIDE))
+    eps = {"linf": 0.03, "l2": 0.25}  # noqa: RUF012
+
+    gap: float = 0.8
+    sigma: float = 0.15
+    train: int = 256
+    test: int = 256
+
+    def load(self, folder: Path | None) -> Splits:
+        """Return the splits, always the same."""
+        return Splits(
+            *(self.sample(n, name) for n, name in ((self.train, "train"), (self.test, "test"), (128, "aux")))
+        )
+
+    def sample(self, n: int, name: str) -> Data:
+        """Return n points (n, 1, 8, 8), classes in turn."""
+        y = torch.arange(n) % 2
+        noise = torch.randn(n, 1, SIDE, SIDE, generator=Streams(0).torch("blobs", name))
+        x = 0.5 + (y * 2 - 1).reshape(-1, 1, 1, 1) * self.gap / 2 / SIDE + self.sigma * noise
+        return Data.of(x.clamp(0, 1), y)
+
+    @property
+    def architectures(self) -> Mapping[str, Architecture]:
+        """A small MLP."""
+        return {"mlp": Architecture(_mlp, Recipe(epochs=4, batch=32, rate=3e-3))}
+
+    def best(self) -> System:
+        """Return the best classifier: the sign of the mean pixel less one half."""
+        linear = nn.Linear(SIDE * SIDE, 2)
+        with torch.no_grad():
+            linear.weight.copy_(torch.stack([-torch.ones(SIDE * SIDE), torch.ones(SIDE * SIDE)]))
+            linear.bias.copy_(torch.tensor([0.5, -0.5]) * SIDE * SIDE)
+        return Bare(nn.Sequential(nn.Flatten(), linear)).eval().requires_grad_(False)
+
+    def best_robust_accuracy(self, norm: str, eps: float) -> float:
+        """Return what the best classifier keeps under an l2 or linf ball of eps (clipping to the box aside)."""
+        reach = eps * (SIDE if norm == "linf" else 1)
+        return 0.5 * math.erfc((reach - self.gap / 2) / (self.sigma * math.sqrt(2)))
+
+    def broken(self, x: Tensor, y: Tensor, norm: str, eps: float) -> Tensor:
+        """Return which examples (n,) an attack can break at all: their distance to the boundary is below eps."""
+        signed = (x.flatten(1).mean(1) - 0.5) * SIDE * (2 * y - 1)
+        return signed <= eps * (SIDE if norm == "linf" else 1)
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.ReLU(), nn.Linear(16, 2))

@@ -1,0 +1,52 @@
+"""From a cell and what was found to its record. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firstline import __version__
+from firstline.benchmark.core.record import Cost, Failure, Isolation, ItemUse, Provenance, Record
+from firstline.benchmark.run import keys
+from firstline.benchmark.run.environment import commit, environment, now
+from firstline.benchmark.run.keys import Cell, Use
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the cells of a run have in common: where results go, where data lies, how scoring is done."""
+
+    root: Path
+    folder: Path | None
+    blind: bool = True
+    threads: int = 1
+
+
+def make_record(cell: Cell, job: Job, started: str, cost: Cost, *, error: Failure | None = None, **found: Any) -> Record:
+    """Return the record of a cell that failed with error, or in which metrics, diagnostics and a gate were found."""
+    preimage = keys.cell_preimage(cell, blind=job.blind)
+    revision, dirty = commit()
+    return Record(
+        key=keys.key(preimage),
+        preimage=preimage,
+        stages=keys.stage_keys(cell, blind=job.blind),
+        suite=cell.suite,
+        task=item_use(cell.task),
+        defense=[item_use(layer) for layer in cell.defense],
+        attack=item_use(cell.attack),
+        threat=str(cell.threat),
+        vector=cell.threat.vector,  # type: ignore[arg-type]
+        seed=cell.seed,
+        status="failed" if error else "ok",
+        error=error,
+        cost=cost,
+        environment=environment(cell.device, job.threads),
+        provenance=Provenance(firstline=__version__, commit=revision, dirty=dirty, started=started, ended=now()),
+        isolation=Isolation(blind=job.blind, backend="process" if job.blind else "none"),
+        tags=sorted({tag for layer in cell.defense for tag in layer.tags}),
+        **found,
+    )
+
+
+def item_use(use: Use) -> ItemUse:
+    """Return an item as a record names it."""
+    return ItemUse(text=use.text, name=use.name, version=use.version, settings=use.settings, code=use.code)
