@@ -74,7 +74,7 @@ def _entry(record: Record) -> dict[str, Any]:
 
 
 def _pages(boards: list[Table], records: list[Record], title: str) -> dict[str, str]:
-    environment = _environment()
+    jinja = environment()
     vectors = [vector for vector in VECTORS if any(board.vector == vector for board in boards)]
     shared = {"title": title, "vectors": vectors, "total": len(records)}
     failed = [r for board in boards for row in board.rows for r in row.records if r.status == "failed"]
@@ -86,17 +86,18 @@ def _pages(boards: list[Table], records: list[Record], title: str) -> dict[str, 
         "Records": len(records),
         "Failed cells": len(failed),
     }
-    index = environment.get_template("index.html.j2")
+    index = jinja.get_template("index.html.j2")
     pages = {"index.html": index.render(**shared, page="index", boards=boards, counts=counts, failed=failed)}
     for vector in vectors:
-        template = environment.get_template(f"{'evasion' if vector == 'evasion' else 'metrics'}.html.j2")
+        template = jinja.get_template(f"{'evasion' if vector == 'evasion' else 'metrics'}.html.j2")
         own = [board for board in boards if board.vector == vector]
         pages[f"{vector}.html"] = template.render(**shared, page=vector, boards=own)
     return pages
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the Jinja environment of the pages: everything escaped, nothing unseen, no undefined name."""
+    jinja = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,  # for every template: by file name, Jinja would not escape *.html.j2
         undefined=StrictUndefined,
@@ -105,7 +106,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    jinja.filters |= {
         "anchor": anchor,
         "breakable": words.breakable,
         "brief": words.brief,
@@ -117,8 +118,8 @@ def _environment() -> Environment:
         "interval": words.interval,
         "number": words.number,
     }
-    environment.globals |= {"VECTORS": words.VECTORS, "DIRECTIONS": words.DIRECTIONS}
-    return environment
+    jinja.globals |= {"VECTORS": words.VECTORS, "DIRECTIONS": words.DIRECTIONS}
+    return jinja
 
 
 def _tamed(value: Any) -> Any:

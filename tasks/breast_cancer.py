@@ -47,7 +47,7 @@ class BreastCancer(Task):
     licence = "CC BY 4.0"
     classes = 2
     space = InputSpace(shape=(30,), mutable=(True,) * 30, categorical=(False,) * 30, features=_NAMES)
-    eps = {"linf": 0.1, "l2": 0.4}  # noqa: RUF012
+    eps = {"linf": 0.05, "l2": 0.2}  # noqa: RUF012
     fingerprint = "1293297df6bef70fee835f3927a63090ad5c1257b5311e61f75006fe6c861748"
 
     def load(self, folder: Path | None) -> Splits:

@@ -39,6 +39,8 @@ class Digits(Task):
     def architectures(self) -> Mapping[str, Architecture]:
         """A small CNN and an MLP."""
         return {
-            "small-cnn": Architecture(lambda: small_cnn((1, 8, 8), 10), Recipe(epochs=30, batch=64, rate=3e-3)),
+            "small-cnn": Architecture(
+                lambda: small_cnn((1, 8, 8), 10), Recipe(epochs=30, batch=64, rate=3e-3)
+            ),
             "mlp": Architecture(lambda: mlp(64, 10), Recipe(epochs=30, batch=64, rate=3e-3)),
         }

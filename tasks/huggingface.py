@@ -276,7 +276,7 @@ class HuggingFaceText(Task):
         """A bag of tokens: mean embedding and a hidden layer."""
         return {
             "bag-of-tokens": Architecture(
-                lambda: bag_of_tokens(self.vocabulary, self.classes), Recipe(epochs=20, batch=64, rate=3e-3)
+                lambda: bag_of_tokens(self.vocabulary, self.classes), Recipe(epochs=10, batch=64, rate=5e-3)
             )
         }
 

@@ -137,7 +137,7 @@ def residual(shape: Shape, classes: int) -> dict[str, Architecture]:
     """Return the networks for small colour photographs: ResNet-10 of width 32, ResNet-18, a small CNN."""
     return {
         "resnet-10": Architecture(
-            lambda: resnet(shape[0], classes, (1, 1, 1, 1), 32), Recipe(epochs=15, rate=3e-3, decay=1e-5)
+            lambda: resnet(shape[0], classes, (1, 1, 1, 1), 32), Recipe(epochs=10, rate=3e-3, decay=1e-5)
         ),
         "resnet-18": Architecture(
             lambda: resnet(shape[0], classes), Recipe(epochs=30, rate=1e-3, decay=1e-5)

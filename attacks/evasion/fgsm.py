@@ -24,4 +24,6 @@ class FGSM(Evasion):
     def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Return x (n, *shape) after one step; examples that are wrong already stay."""
         region = Region(x, target.space, threat.goal, threat.eps)
-        return ascend(lambda points, rows: target.slope(points, y[rows], rows), region, start=x, steps=1, stride=1.0)
+        return ascend(
+            lambda points, rows: target.slope(points, y[rows], rows), region, start=x, steps=1, stride=1.0
+        )

@@ -20,7 +20,9 @@ class LossThreshold(Membership):
     needs = ("scores",)
     goals = ("scores",)
 
-    def score(self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams) -> Tensor:
+    def score(
+        self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams
+    ) -> Tensor:
         """Return minus the loss (n,) of each candidate; one query each."""
         logits = target.scores(candidates.x).logits.double()
         return -cross_entropies(logits, candidates.y)

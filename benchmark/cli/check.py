@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def check(
-    what: Annotated[str, typer.Argument(help="A name or glob of registered items, or a plugin's .py file or folder.")] = "*",
+    what: Annotated[
+        str, typer.Argument(help="A name or glob of registered items, or a plugin's .py file or folder.")
+    ] = "*",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -42,7 +44,9 @@ def check(
         say_json([asdict(f) for f in found])
     else:
         items = len({f.item for f in found})
-        say(f"{count(items, 'item')}: {len(found) - len(failed) - len(skipped)} passed, {len(failed)} failed, {len(skipped)} skipped")
+        say(
+            f"{count(items, 'item')}: {len(found) - len(failed) - len(skipped)} passed, {len(failed)} failed, {len(skipped)} skipped"
+        )
     if failed:
         raise typer.Exit(1)
 
@@ -60,9 +64,13 @@ def _wanted(what: str) -> "list[tuple[str, type[Item]]]":
             _import(file)
         fresh = [(kind, cls) for (kind, name), cls in registered().items() if (kind, name) not in before]
         files = {str(file.resolve()) for file in _files(path)}
-        known = [(k, c) for (k, _), c in registered().items() if getattr(sys.modules[c.__module__], "__file__", "") in files]
+        known = [
+            (k, c)
+            for (k, _), c in registered().items()
+            if getattr(sys.modules[c.__module__], "__file__", "") in files
+        ]
         if not fresh and not known:
-            raise FirstlineError(f"{what} registers nothing; put @defense(\"name\") on a Defense class")
+            raise FirstlineError(f'{what} registers nothing; put @defense("name") on a Defense class')
         return fresh or known
     chosen = [(kind, cls) for (kind, name), cls in sorted(registered().items()) if fnmatchcase(name, what)]
     if not chosen:

@@ -46,8 +46,16 @@ def compare(
             rows.append((task, threat, first, second))
     adjusted = holm(np.array(tests)) if tests else np.array([])
     found = [
-        {"task": task, "threat": threat, "n": len(x), a: float(x.mean()), b: float(y.mean()),
-         "only_first": int((x & ~y).sum()), "only_second": int((y & ~x).sum()), "p": float(p)}
+        {
+            "task": task,
+            "threat": threat,
+            "n": len(x),
+            a: float(x.mean()),
+            b: float(y.mean()),
+            "only_first": int((x & ~y).sum()),
+            "only_second": int((y & ~x).sum()),
+            "p": float(p),
+        }
         for (task, threat, x, y), p in zip(rows, adjusted, strict=True)
     ]
     if json:
@@ -55,8 +63,15 @@ def compare(
         return
     say(f"A: {a}\nB: {b}\n")
     lines = [
-        [f"{row[a]:.1%}", f"{row[b]:.1%}", str(row["only_first"]), str(row["only_second"]), f"{row['p']:.2g}",
-         str(row["n"]), f"{row['task']} · {row['threat']}"]
+        [
+            f"{row[a]:.1%}",
+            f"{row[b]:.1%}",
+            str(row["only_first"]),
+            str(row["only_second"]),
+            f"{row['p']:.2g}",
+            str(row["n"]),
+            f"{row['task']} · {row['threat']}",
+        ]
         for row in found
     ]
     say(table(["A", "B", "ONLY A", "ONLY B", "P (HOLM)", "N", "ROBUST ACCURACY, WORST CASE"], lines))

@@ -41,7 +41,12 @@ def _machine() -> list[Finding]:
 
 def _packages() -> list[Finding]:
     found: list[Finding] = []
-    for name, advice in (("torch", ""), ("torchvision", ""), ("mlflow", ""), ("datasets", "pip install 'firstline[hf]'")):
+    for name, advice in (
+        ("torch", ""),
+        ("torchvision", ""),
+        ("mlflow", ""),
+        ("datasets", "pip install 'firstline[hf]'"),
+    ):
         try:
             found.append(("ok", f"{name} {version(name)}", ""))
         except PackageNotFoundError:
@@ -57,7 +62,11 @@ def _device() -> Finding:
 
     if torch.cuda.is_available():
         return ("ok", f"device: {torch.cuda.get_device_name()}", "")
-    return ("problem", "a GPU is there, but torch can't use it", "install a CUDA build of torch, or pass --device cpu")
+    return (
+        "problem",
+        "a GPU is there, but torch can't use it",
+        "install a CUDA build of torch, or pass --device cpu",
+    )
 
 
 def _folders(results: "os.PathLike[str]", data_dir: "os.PathLike[str] | None") -> list[Finding]:
@@ -71,10 +80,18 @@ def _folders(results: "os.PathLike[str]", data_dir: "os.PathLike[str] | None") -
     except FirstlineError as error:
         found.append(("problem", f"results in {results}", str(error)))
     if data_dir is None:
-        found.append(("note", "no data folder", "real data sets are downloaded when used; --data-dir or FIRSTLINE_DATA names a folder"))
+        found.append(
+            (
+                "note",
+                "no data folder",
+                "real data sets are downloaded when used; --data-dir or FIRSTLINE_DATA names a folder",
+            )
+        )
     else:
         there = Path(data_dir).is_dir()
-        found.append(("ok" if there else "problem", f"data in {data_dir}", "" if there else "there is no such folder"))
+        found.append(
+            ("ok" if there else "problem", f"data in {data_dir}", "" if there else "there is no such folder")
+        )
     found.append(("ok", f"cache in {cache_folder()}", "catalogue, imported weights, downloads"))
     return found
 
@@ -82,7 +99,9 @@ def _folders(results: "os.PathLike[str]", data_dir: "os.PathLike[str] | None") -
 def _plugins() -> list[Finding]:
     loaded = catalog.load()
     entries = catalog.plugin_entries()
-    found: list[Finding] = [("problem", f"plugin {name} failed to load", reason) for name, reason in loaded.broken.items()]
+    found: list[Finding] = [
+        ("problem", f"plugin {name} failed to load", reason) for name, reason in loaded.broken.items()
+    ]
     if len(entries) > len(found):
         found.append(("ok", f"plugins: {', '.join(e.name for e in entries)}", ""))
     return found or [("ok", "no plugins", "`firstline new defense NAME` writes one")]
@@ -90,5 +109,13 @@ def _plugins() -> list[Finding]:
 
 def _isolation() -> Finding:
     if shutil.which("bwrap"):
-        return ("note", "bubblewrap is there", "not used yet: plugins run in worker processes, scored in processes of their own")
-    return ("note", "plugins run in worker processes", "run plugins that you don't trust on a machine that you can lose")
+        return (
+            "note",
+            "bubblewrap is there",
+            "not used yet: plugins run in worker processes, scored in processes of their own",
+        )
+    return (
+        "note",
+        "plugins run in worker processes",
+        "run plugins that you don't trust on a machine that you can lose",
+    )

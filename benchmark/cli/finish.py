@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from firstline.benchmark.cli.show_text import say, table
 from firstline.benchmark.core.errors import FirstlineError
@@ -23,7 +24,7 @@ def warn(text: str) -> None:
 def sound_records(store: Store, keys: Iterable[str] | None = None) -> "list[Record]":
     """Return the store's records (those with keys, if given); a damaged one is named and left out."""
     found = []
-    for key in store.keys() if keys is None else keys:
+    for key in store.record_keys() if keys is None else keys:
         try:
             found.append(store.read(key))
         except FirstlineError as error:
@@ -47,7 +48,9 @@ def summarise(store: Store, records: "list[Record]") -> "list[Table]":
 
 
 def _rows(one: "Table") -> tuple[list[str], list[list[str]]]:
-    extra = ["CLEAN"] if one.vector == "evasion" else [m.name.upper() for m in one.measures if m != one.score][:3]
+    extra = (
+        ["CLEAN"] if one.vector == "evasion" else [m.name.upper() for m in one.measures if m != one.score][:3]
+    )
     score = "WORST CASE" if one.vector == "evasion" else one.score.name.upper() if one.score else ""
     head = ["RANK", score, *extra, "DEFENSE"]
     rows = []
@@ -81,7 +84,8 @@ def build_board(store: Store, out: Path, title: str) -> Path:
 
 def default_uri(root: Path) -> str:
     """Return the MLflow store of a results folder."""
-    return f"sqlite:///{(root / 'mlflow.db').resolve()}"
+    # Quoted: SQLAlchemy decodes % in the path and cuts it at a question mark.
+    return f"sqlite:///{quote(str((root / 'mlflow.db').resolve()))}"
 
 
 def export(store: Store, records: "list[Record]", uri: str, *, always: bool = False) -> int:
@@ -92,14 +96,14 @@ def export(store: Store, records: "list[Record]", uri: str, *, always: bool = Fa
     """
     ledger = store.root / "exported" / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.txt"
     known = set(ledger.read_text().split()) if ledger.is_file() else set()
-    gone = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()
+    gone = uri.startswith("sqlite:///") and not Path(unquote(uri.removeprefix("sqlite:///"))).is_file()
     wanted = records if always or gone else [r for r in records if r.key not in known]
     if not wanted:
         return 0
     from firstline.benchmark.run.tracking import sync
 
     def files(record: "Record") -> list[Path]:
-        return [store.record_path(record.key)]
+        return [store.record_path(record.key), store.outcomes_path(record.key)]
 
     fresh = sync(wanted, uri, files=files, artifacts=store.root / "mlflow-artifacts")
     write_whole(ledger, "\n".join(sorted(known | {r.key for r in wanted})).encode())

@@ -13,7 +13,9 @@ from firstline.benchmark.run.store import Store
 
 def leaderboard(
     results: Results = RESULTS,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; by default `board` in the results folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; by default `board` in the results folder.")
+    ] = None,
     title: Annotated[str, typer.Option(help="The site's name.")] = "firstline",
 ) -> None:
     """Build the leaderboard: a folder of pages that open from disk and ask no other machine for anything."""

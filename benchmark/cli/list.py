@@ -14,7 +14,9 @@ SORTS = ("tasks", "defenses", "attacks", "suites", "recipes")
 
 
 def list_items(
-    what: Annotated[str, typer.Argument(help="tasks, defenses, attacks, suites or recipes; all without it.")] = "",
+    what: Annotated[
+        str, typer.Argument(help="tasks, defenses, attacks, suites or recipes; all without it.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """List tasks, defenses, attacks, suites and paper recipes, with one line about each."""
@@ -23,7 +25,12 @@ def list_items(
     found = catalog.load()
     wanted = {sort: _rows(sort, found) for sort in SORTS if not what or sort == what}
     if json:
-        say_json({sort: [{"name": n, "about": a, "summary": s} for n, a, s in rows] for sort, rows in wanted.items()})
+        say_json(
+            {
+                sort: [{"name": n, "about": a, "summary": s} for n, a, s in rows]
+                for sort, rows in wanted.items()
+            }
+        )
         return
     for sort, rows in wanted.items():
         say(table([sort.upper(), "", ""], rows) + "\n" if rows else f"{sort.upper()}\nnone\n")

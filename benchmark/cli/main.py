@@ -5,7 +5,20 @@ import sys
 import typer
 
 from firstline import __version__
-from firstline.benchmark.cli import check, compare, doctor, leaderboard, list, mlflow, new, plan, reproduce, run, show, status
+from firstline.benchmark.cli import (
+    check,
+    compare,
+    doctor,
+    leaderboard,
+    list,
+    mlflow,
+    new,
+    plan,
+    reproduce,
+    run,
+    show,
+    status,
+)
 from firstline.benchmark.core.errors import FirstlineError
 
 app = typer.Typer(
@@ -37,7 +50,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def top(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
+def top(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
     """Benchmark defenses of machine-learning systems: pair them with attacks, measure, compare, publish."""
 
 

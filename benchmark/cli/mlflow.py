@@ -20,7 +20,9 @@ def main() -> None:
 @app.command()
 def sync(
     results: Results = RESULTS,
-    uri: Annotated[str, typer.Option(help="Tracking URI; by default a SQLite file in the results folder.")] = "",
+    uri: Annotated[
+        str, typer.Option(help="Tracking URI; by default a SQLite file in the results folder.")
+    ] = "",
 ) -> None:
     """Export every record that the tracking store does not have yet. Doing it twice changes nothing."""
     store = Store(results)

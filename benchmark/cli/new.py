@@ -11,7 +11,7 @@ from firstline.benchmark.cli.show_text import say
 from firstline.benchmark.core.errors import FirstlineError, not_found
 from firstline.benchmark.run.store import write_whole
 
-PROJECT = '''[build-system]
+PROJECT = """[build-system]
 requires = ["setuptools>=77"]
 build-backend = "setuptools.build_meta"
 
@@ -26,7 +26,7 @@ dependencies = ["firstline"]
 
 [tool.setuptools]
 py-modules = ["{module}"]
-'''
+"""
 
 DEFENSE = '''"""{title}: squeeze inputs to fewer levels before they are answered.
 
@@ -112,14 +112,18 @@ KINDS = {"defense": DEFENSE, "attack": ATTACK}
 def new(
     kind: Annotated[str, typer.Argument(help="defense or attack.")],
     name: Annotated[str, typer.Argument(help="Its name: small letters, digits and hyphens.")],
-    folder: Annotated[Path | None, typer.Option(help="Where to write it; by default a folder called NAME here.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write it; by default a folder called NAME here.")
+    ] = None,
 ) -> None:
     """Write a plugin that passes `firstline check`: a module and the pyproject that registers it."""
     if kind not in KINDS:
         raise not_found("kind of plugin", kind, KINDS)
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(module):
-        raise FirstlineError(f"{name!r} can't be a name; use small letters, digits and hyphens, such as my-{kind}")
+        raise FirstlineError(
+            f"{name!r} can't be a name; use small letters, digits and hyphens, such as my-{kind}"
+        )
     place = folder or Path(name)
     if place.exists() and any(place.iterdir() if place.is_dir() else [place]):
         raise FirstlineError(f"{place} exists and is not empty; choose another --folder")

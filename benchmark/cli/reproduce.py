@@ -22,8 +22,12 @@ from firstline.benchmark.run.store import Store
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="A recipe by name (`firstline list recipes`) or a path to a .toml file.")],
-    weights: Annotated[Path | None, typer.Option(help="The published checkpoint, where the recipe needs one.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe by name (`firstline list recipes`) or a path to a .toml file.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="The published checkpoint, where the recipe needs one.")
+    ] = None,
     results: options.Results = RESULTS,
     data_dir: options.DataDir = None,
     device: options.Device = "auto",
@@ -63,7 +67,12 @@ def _import(paper: PaperRecipe, weights: Path | None) -> None:
         return
     from firstline.benchmark.core.places import weights_path
 
-    names = [dict(layer.settings).get("sha256", "") for b in paper.suite.blocks for stack in b.defenses for layer in stack]
+    names = [
+        dict(layer.settings).get("sha256", "")
+        for b in paper.suite.blocks
+        for stack in b.defenses
+        for layer in stack
+    ]
     if not all(weights_path(name).is_file() for name in names if name):
         raise FirstlineError(
             f"recipe {paper.name} needs the published weights: get {paper.weights.file} from {paper.weights.source} "

@@ -43,7 +43,9 @@ def run(
     not_blind: options.NotBlind = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     board: Annotated[bool, typer.Option(help="Build the leaderboard afterwards.")] = True,
-    mlflow: Annotated[str, typer.Option(help="MLflow tracking URI; by default a SQLite file in the results folder.")] = "",
+    mlflow: Annotated[
+        str, typer.Option(help="MLflow tracking URI; by default a SQLite file in the results folder.")
+    ] = "",
     no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Export nothing to MLflow.")] = False,
     json: Json = False,
 ) -> None:
@@ -55,10 +57,14 @@ def run(
     began = monotonic()
     chosen = options.selection(task, defense, attack, threat, seed, exclude)
     wanted, where, store = find_suite(suite), keys.resolve_device(device), Store(results)
-    plan = make_plan(expand(wanted, catalog.load(), chosen, where, data_dir), store, blind=not not_blind, retry=retry)
+    plan = make_plan(
+        expand(wanted, catalog.load(), chosen, where, data_dir), store, blind=not not_blind, retry=retry
+    )
     number = workers(jobs, where)
     if not json:
-        say(f"{wanted.label} on {where}, {count(number, 'worker')}: {headline(plan, *estimate(plan.groups, read_timings(results), number))}")
+        say(
+            f"{wanted.label} on {where}, {count(number, 'worker')}: {headline(plan, *estimate(plan.groups, read_timings(results), number))}"
+        )
     stopped = run_plan(plan, LocalPool(number), results, data_dir, blind=not not_blind, quiet=json)
     wanted_keys = [keys.key(keys.cell_preimage(cell, blind=not not_blind)) for cell in plan.matrix.cells]
     records = sound_records(store, [key for key in wanted_keys if store.record_path(key).is_file()])
@@ -76,7 +82,9 @@ def run(
         uri = mlflow or default_uri(results)
         fresh = export(store, records, uri)
         if not json:
-            say(f"MLflow       {uri}  ({count(fresh, 'new run')}; see it with: mlflow ui --backend-store-uri {uri})")
+            say(
+                f"MLflow       {uri}  ({count(fresh, 'new run')}; see it with: mlflow ui --backend-store-uri {uri})"
+            )
     if not json:
         say(f"done in {duration(monotonic() - began)}")
     if stopped:
@@ -85,7 +93,9 @@ def run(
         raise typer.Exit(1)
 
 
-def run_plan(plan: Plan, executor: Executor, results: Path, folder: Path | None, *, blind: bool, quiet: bool) -> bool:
+def run_plan(
+    plan: Plan, executor: Executor, results: Path, folder: Path | None, *, blind: bool, quiet: bool
+) -> bool:
     """Run a plan under a progress bar; return whether it was interrupted."""
     Store(results).prepare()
     if not plan.to_run:
@@ -119,10 +129,23 @@ def _interruptible(executor: Executor) -> Iterator[list[int]]:
 def _progress(plan: Plan, quiet: bool) -> Iterator[Callable[[Event], None]]:
     """A bar with the time left on a terminal, one line per failed cell everywhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(file=sys.stderr)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.description}"), console=console, disable=quiet) as progress:
         bar = progress.add_task("starting workers", total=plan.to_run)
         failures = 0
@@ -131,13 +154,17 @@ def _progress(plan: Plan, quiet: bool) -> Iterator[Callable[[Event], None]]:
             nonlocal failures
             if isinstance(event, Started):
                 cell = event.cell
-                progress.update(bar, description=f"{cell.task.text} · {cell.defense_text} · {cell.attack.text}"[:60])
+                progress.update(
+                    bar, description=f"{cell.task.text} · {cell.defense_text} · {cell.attack.text}"[:60]
+                )
             elif isinstance(event, Done):
                 progress.advance(bar)
                 if event.record.status == "failed":
                     failures += 1
                     if failures <= 10 and not quiet:
-                        console.print(failure_line(event.record), markup=False, highlight=False, soft_wrap=True)
+                        console.print(
+                            failure_line(event.record), markup=False, highlight=False, soft_wrap=True
+                        )
 
         yield tell
 

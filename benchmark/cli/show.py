@@ -15,7 +15,9 @@ from firstline.benchmark.run.store import Store
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A name that `firstline list` prints, or the start of a record's key.")],
+    name: Annotated[
+        str, typer.Argument(help="A name that `firstline list` prints, or the start of a record's key.")
+    ],
     results: Results = RESULTS,
     json: Json = False,
 ) -> None:
@@ -35,7 +37,11 @@ def show(
         record = Store(results).read(Store(results).find(name))
         say_json(record.model_dump(mode="json")) if json else say(_render_record(record))
     else:
-        known = {n for cards in found.cards.values() for n in cards} | set(suite.embedded()) | set(recipe.embedded())
+        known = (
+            {n for cards in found.cards.values() for n in cards}
+            | set(suite.embedded())
+            | set(recipe.embedded())
+        )
         raise not_found("task, defense, attack, suite or recipe", name, known)
 
 
@@ -43,7 +49,10 @@ def render_card(card: catalog.Card) -> str:
     """Return a card as text."""
     facts = [[k, _plain(v)] for k, v in card.facts.items()]
     settings = [[s.name, s.type, repr(s.default)] for s in card.settings]
-    parts = [f"{card.kind} {card.name}, version {card.version}" + (f" ({', '.join(card.tags)})" if card.tags else "")]
+    parts = [
+        f"{card.kind} {card.name}, version {card.version}"
+        + (f" ({', '.join(card.tags)})" if card.tags else "")
+    ]
     parts.append(card.doc)
     parts.append(table(["FACT", ""], facts))
     parts.append(table(["SETTING", "TYPE", "DEFAULT"], settings) if settings else "No settings.")
@@ -61,7 +70,9 @@ def _plain(value: Any) -> str:
 
 def _render_suite(described: dict[str, Any]) -> str:
     lines = [f"suite {described['name']}, version {described['version']}", "", described["summary"], ""]
-    lines.append(f"seeds {', '.join(map(str, described['seeds']))}; at most {described['examples']} examples per cell")
+    lines.append(
+        f"seeds {', '.join(map(str, described['seeds']))}; at most {described['examples']} examples per cell"
+    )
     for block in described["matrix"]:
         lines += ["", table(["MATRIX", ""], [[part, ", ".join(texts)] for part, texts in block.items()])]
     return "\n".join(lines) + "\n"
@@ -83,22 +94,40 @@ def _render_record(record: Any) -> str:
         ["status", record.status],
     ]
     if record.error:
-        head.append(["error", f"{record.error.kind}, in {record.error.stage}: {record.error.type}: {record.error.message}"])
+        head.append(
+            [
+                "error",
+                f"{record.error.kind}, in {record.error.stage}: {record.error.type}: {record.error.message}",
+            ]
+        )
     head.append(["gate", record.gate.verdict + "".join(f"; {reason}" for reason in record.gate.reasons)])
-    head.append(["measured", f"{record.provenance.ended}, firstline {record.provenance.firstline}, "
-                 f"commit {record.provenance.commit[:12] or 'unknown'}{' with local changes' if record.provenance.dirty else ''}"])
+    head.append(
+        [
+            "measured",
+            f"{record.provenance.ended}, firstline {record.provenance.firstline}, "
+            f"commit {record.provenance.commit[:12] or 'unknown'}{' with local changes' if record.provenance.dirty else ''}",
+        ]
+    )
     head.append(["scored", "blind" if record.isolation.blind else "in the attack's own process"])
     numbers = [
-        [name, f"{m.value:.4f}", f"{m.lo:.4f} to {m.hi:.4f}" if m.lo is not None and m.hi is not None else "", m.unit,
-         f"{m.better} is better" if m.better != "neither" else ""]
+        [
+            name,
+            f"{m.value:.4f}",
+            f"{m.lo:.4f} to {m.hi:.4f}" if m.lo is not None and m.hi is not None else "",
+            m.unit,
+            f"{m.better} is better" if m.better != "neither" else "",
+        ]
         for name, m in sorted(record.metrics.items())
     ]
     spent = [[name, f"{value:g}"] for name, value in record.cost.model_dump().items()]
-    return "\n\n".join(
-        [
-            table(["RECORD", ""], head),
-            table(["METRIC", "VALUE", "95% INTERVAL", "UNIT", ""], numbers),
-            table(["DIAGNOSTIC", ""], [[k, f"{v:g}"] for k, v in sorted(record.diagnostics.items())]),
-            table(["COST", ""], spent),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                table(["RECORD", ""], head),
+                table(["METRIC", "VALUE", "95% INTERVAL", "UNIT", ""], numbers),
+                table(["DIAGNOSTIC", ""], [[k, f"{v:g}"] for k, v in sorted(record.diagnostics.items())]),
+                table(["COST", ""], spent),
+            ]
+        )
+        + "\n"
+    )

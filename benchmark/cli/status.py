@@ -14,12 +14,14 @@ from firstline.benchmark.run.store import Store
 
 def status(
     results: Results = RESULTS,
-    keys: Annotated[bool, typer.Option("--keys", help="List every record with the start of its key.")] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="List every record with the start of its key.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Count the records of a results folder per suite and task, and name the failed and the damaged ones."""
     store, records, damaged = Store(results), [], []
-    for key in store.keys():
+    for key in store.record_keys():
         try:
             records.append(store.read(key))
         except FirstlineError as error:
@@ -29,9 +31,17 @@ def status(
         say_json(
             {
                 "records": [
-                    {"key": r.key, "suite": r.suite, "task": r.task.text, "defense": r.defense_text,
-                     "attack": r.attack.text, "threat": r.threat, "seed": r.seed, "status": r.status,
-                     "gate": r.gate.verdict}
+                    {
+                        "key": r.key,
+                        "suite": r.suite,
+                        "task": r.task.text,
+                        "defense": r.defense_text,
+                        "attack": r.attack.text,
+                        "threat": r.threat,
+                        "seed": r.seed,
+                        "status": r.status,
+                        "gate": r.gate.verdict,
+                    }
                     for r in records
                 ],
                 "damaged": damaged,
@@ -43,7 +53,10 @@ def status(
         return
     say(table(["SUITE", "TASK", "OK", "FAILED", "VECTOR"], _counts(records)))
     if keys:
-        rows = [[r.key[:12], r.status, r.attack.text, r.threat, str(r.seed), f"{r.task.text} · {r.defense_text}"] for r in records]
+        rows = [
+            [r.key[:12], r.status, r.attack.text, r.threat, str(r.seed), f"{r.task.text} · {r.defense_text}"]
+            for r in records
+        ]
         say("\n" + table(["KEY", "STATUS", "ATTACK", "THREAT", "SEED", "SYSTEM"], rows))
     for record in failed:
         say(f"{record.key[:12]} {failure_line(record)}")

@@ -36,7 +36,9 @@ def _target(system: System, threat: Threat, examples: int | None, batch: int = 5
     )
 
 
-def _evade(attack: Evasion, goal: str, eps: float, n: int = 64, batch: int = 512) -> tuple[Data, Tensor, Target]:
+def _evade(
+    attack: Evasion, goal: str, eps: float, n: int = 64, batch: int = 512
+) -> tuple[Data, Tensor, Target]:
     threat = Threat.parse(f"evasion/white/{goal}:{eps}")
     test = Blobs().load(None).test.rows(torch.arange(n))
     target = _target(Blobs().best(), threat, n, batch)
@@ -48,8 +50,11 @@ def declared(attack: Attack, folder: Path | None) -> None:
     """Declares a known vector, its goals and what it needs."""
     assert attack.vector in VECTORS, f"vector {attack.vector!r} is not one of {', '.join(VECTORS)}"
     unknown = set(attack.goals) - set(GOALS[attack.vector])
-    assert attack.goals and not unknown, f"goals {sorted(unknown)} are not goals of {attack.vector}"
-    assert set(attack.needs) <= ALL, f"needs {sorted(set(attack.needs) - ALL)} are nothing that a threat model grants"
+    assert attack.goals, "goals is empty"
+    assert not unknown, f"goals {sorted(unknown)} are not goals of {attack.vector}"
+    assert set(attack.needs) <= ALL, (
+        f"needs {sorted(set(attack.needs) - ALL)} are nothing that a threat model grants"
+    )
 
 
 @applies_to(Evasion)
@@ -80,8 +85,12 @@ def repeatable(attack: Evasion, folder: Path | None) -> None:
         before = torch.get_rng_state()
         _, first, meter = _evade(attack, goal, EPS[goal], n=32)
         _, second, other = _evade(attack, goal, EPS[goal], n=32, batch=5)
-        assert torch.equal(before, torch.get_rng_state()), f"{goal}: the global random state changed; draw from rng"
-        assert torch.allclose(first, second, atol=1e-5), f"{goal}: results depend on the batch size or on chance"
+        assert torch.equal(before, torch.get_rng_state()), (
+            f"{goal}: the global random state changed; draw from rng"
+        )
+        assert torch.allclose(first, second, atol=1e-5), (
+            f"{goal}: results depend on the batch size or on chance"
+        )
         assert torch.equal(meter.queries, other.queries), f"{goal}: queries depend on the batch size"
         assert torch.equal(meter.gradients, other.gradients), f"{goal}: gradients depend on the batch size"
 
@@ -95,9 +104,13 @@ def leaves_the_system(attack: Evasion, folder: Path | None) -> None:
     before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
     test = Blobs().load(None).test.rows(torch.arange(16))
     attack.perturb(_target(system, threat, 16), test.x.clone(), test.y.clone(), threat, Streams(0))
-    assert all(torch.equal(before[name], tensor) for name, tensor in system.state_dict().items()), "parameters changed"
+    assert all(torch.equal(before[name], tensor) for name, tensor in system.state_dict().items()), (
+        "parameters changed"
+    )
     assert not system.training, "the system was left in training mode"
-    assert all(p.grad is None and not p.requires_grad for p in system.parameters()), "gradients were left on parameters"
+    assert all(p.grad is None and not p.requires_grad for p in system.parameters()), (
+        "gradients were left on parameters"
+    )
 
 
 @applies_to(Evasion)
@@ -108,8 +121,12 @@ def strength(attack: Evasion, folder: Path | None) -> None:
         kept = (Blobs().best().respond(found, torch.Generator()).labels == test.y).float().mean().item()
         noise = Region(test.x, Blobs().space, goal, EPS[goal]).random(Streams(1).torch("noise"))
         floor = (Blobs().best().respond(noise, torch.Generator()).labels == test.y).float().mean().item()
-        assert kept <= floor + 0.01, f"{goal}: accuracy {kept:.2f} under the attack, {floor:.2f} under random noise"
-        assert int(target.queries.sum() + target.gradients.sum()) > 0, f"{goal}: it asked nothing of the system"
+        assert kept <= floor + 0.01, (
+            f"{goal}: accuracy {kept:.2f} under the attack, {floor:.2f} under random noise"
+        )
+        assert int(target.queries.sum() + target.gradients.sum()) > 0, (
+            f"{goal}: it asked nothing of the system"
+        )
         if "gradients" in attack.needs:
             possible = 1 - Blobs().broken(test.x, test.y, goal, EPS[goal]).float().mean().item()
             assert kept <= possible + 0.02, f"{goal}: accuracy {kept:.2f}, where {possible:.2f} is possible"
@@ -127,11 +144,15 @@ def within_budget(attack: Poisoning, folder: Path | None) -> None:
             made = attack.poison(mine, task, budget, threat, Streams(0))
             again = attack.poison(mine, task, budget, threat, Streams(0))
             assert isinstance(made, PoisonedData), f"poison returned a {type(made).__name__}"
-            assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), "it wrote to the data it was given"
+            assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), (
+                "it wrote to the data it was given"
+            )
             assert torch.equal(made.data.x, again.data.x) and torch.equal(made.data.y, again.data.y), (
                 "the same seed gave another poison"
             )
-            assert len(torch.unique(made.poisoned)) <= budget, f"{len(made.poisoned)} rows at a budget of {budget}"
+            assert len(torch.unique(made.poisoned)) <= budget, (
+                f"{len(made.poisoned)} rows at a budget of {budget}"
+            )
             if budget == 0:
                 assert torch.equal(made.data.y, train.y), "labels changed at a budget of 0"
 
@@ -144,7 +165,8 @@ def scores(attack: Membership, folder: Path | None) -> None:
         threat = Threat.parse(f"membership/white/{goal}")
         candidates = splits.test.rows(torch.arange(32))
         found = [
-            attack.score(_target(Blobs().best(), threat, 32), candidates, splits.aux, threat, Streams(0)) for _ in range(2)
+            attack.score(_target(Blobs().best(), threat, 32), candidates, splits.aux, threat, Streams(0))
+            for _ in range(2)
         ]
         assert tuple(found[0].shape) == (32,), f"{goal}: scores have shape {tuple(found[0].shape)}"
         assert not torch.isnan(found[0]).any(), f"{goal}: some scores are NaN"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from firstline.benchmark.core.catalog import card_of, create
-from firstline.benchmark.core.contracts import Attack, Defense, Item, Task
+from firstline.benchmark.core.contracts import Defense, Item, Task
 from firstline.benchmark.core.errors import DataProblem
 from firstline.benchmark.core.record import canonical
 from firstline.benchmark.core.ref import Ref
@@ -70,14 +70,16 @@ def documented(item: Item, folder: Path | None) -> None:
     """Has a summary, and names its source."""
     doc = card_of(kind_of(item), type(item)).doc
     assert (type(item).__doc__ or "").strip(), "the class has no docstring; say in one line what it does"
-    assert "Source:" in doc, "neither the module nor the class names a source; write 'Source: authors year, arXiv:…'"
+    assert "Source:" in doc, (
+        "neither the module nor the class names a source; write 'Source: authors year, arXiv:…'"
+    )
 
 
 @applies_to(Item)
 def plain_settings(item: Item, folder: Path | None) -> None:
     """Is a frozen dataclass of plain settings."""
     assert dataclasses.is_dataclass(item), "write @dataclass(frozen=True)"
-    assert getattr(type(item), "__dataclass_params__").frozen, "write @dataclass(frozen=True): settings never change"  # noqa: B009
+    assert type(item).__dataclass_params__.frozen, "write @dataclass(frozen=True): settings never change"
     canonical(item.settings())
 
 

@@ -57,7 +57,9 @@ def global_state(defense: Defense, folder: Path | None) -> None:
     before = torch.get_rng_state()
     fitted = Stack((defense,)).fit(Blobs(), mine, Streams(1), CPU)
     _answer(fitted, train.x[:8])
-    assert torch.equal(before, torch.get_rng_state()), "the global random state changed; draw from ctx.rng or rng"
+    assert torch.equal(before, torch.get_rng_state()), (
+        "the global random state changed; draw from ctx.rng or rng"
+    )
     assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), "the training data was written to"
 
 
@@ -101,7 +103,9 @@ def answers(defense: Defense, folder: Path | None) -> None:
     assert all(torch.equal(before[k], after[k]) for k in before), "answering changed the system's state"
     if fitted.system.stochastic:
         return
-    assert torch.equal(whole, _answer(fitted, x, seed=1)), "answers are random; set stochastic = True on the system"
+    assert torch.equal(whole, _answer(fitted, x, seed=1)), (
+        "answers are random; set stochastic = True on the system"
+    )
     single = torch.cat([_answer(fitted, row) for row in x.split(1)])
     assert torch.allclose(whole, single, atol=TOLERANCE), "answers depend on the batch that they came in"
 

@@ -36,9 +36,13 @@ def stated_inputs(task: Task, folder: Path | None) -> None:
         assert problem is None, f"{name} has {problem}"
         assert data.x.is_floating_point() == (task.inputs == "real"), f"{name}: inputs are {data.x.dtype}"
         assert data.y.dtype == torch.int64, f"{name}: labels are {data.y.dtype}, must be int64"
-        assert 0 <= int(data.y.min()) <= int(data.y.max()) < task.classes, f"{name}: labels outside 0..{task.classes - 1}"
+        assert 0 <= int(data.y.min()) <= int(data.y.max()) < task.classes, (
+            f"{name}: labels outside 0..{task.classes - 1}"
+        )
         few = data.x[:1000]
-        assert torch.allclose(task.space.round(few).to(few.dtype), few, atol=1e-6), f"{name}: inputs are off the grid"
+        assert torch.allclose(task.space.round(few).to(few.dtype), few, atol=1e-6), (
+            f"{name}: inputs are off the grid"
+        )
 
 
 @applies_to(Task)

@@ -103,7 +103,10 @@ def load() -> Catalog:
     try:
         raw = json.loads(path.read_text())
         return Catalog(
-            {kind: {name: _card(card) for name, card in cards.items()} for kind, cards in raw["cards"].items()},
+            {
+                kind: {name: _card(card) for name, card in cards.items()}
+                for kind, cards in raw["cards"].items()
+            },
             raw["broken"],
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -161,7 +164,9 @@ def card_of(kind: str, cls: "type[Item]") -> Card:
     import dataclasses
 
     if not dataclasses.is_dataclass(cls):
-        raise FirstlineError(f"{kind} {cls.name}: {cls.__qualname__} is not a dataclass; write @dataclass(frozen=True)")
+        raise FirstlineError(
+            f"{kind} {cls.name}: {cls.__qualname__} is not a dataclass; write @dataclass(frozen=True)"
+        )
     settings = []
     for f in dataclasses.fields(cls):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
@@ -194,13 +199,21 @@ def code_digest(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not hasattr(annotation, "__args__")
+        else str(annotation)
+    )
 
 
 def _tuples(value: Any) -> Any:
@@ -242,7 +255,9 @@ def _sources(plugins: Iterable[EntryPoint]) -> list[Path]:
 
 
 def _digest(plugins: list[EntryPoint]) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]} {[(e.name, e.value) for e in plugins]}".encode())
+    digest = hashlib.sha256(
+        f"{FORMAT} {sys.version_info[:2]} {[(e.name, e.value) for e in plugins]}".encode()
+    )
     for path in _sources(plugins):
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:24]

@@ -175,7 +175,12 @@ class Attack(Item):
     @classmethod
     def facts(cls) -> dict[str, Any]:
         """Return vector, needs, goals and kinds of input."""
-        return {"vector": cls.vector, "needs": list(cls.needs), "goals": list(cls.goals), "inputs": list(cls.inputs)}
+        return {
+            "vector": cls.vector,
+            "needs": list(cls.needs),
+            "goals": list(cls.goals),
+            "inputs": list(cls.inputs),
+        }
 
 
 class Evasion(Attack, ABC):
@@ -234,7 +239,9 @@ class Membership(Attack, ABC):
     vector = "membership"
 
     @abstractmethod
-    def score(self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams) -> Tensor:
+    def score(
+        self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams
+    ) -> Tensor:
         """Return a score (n,) for each candidate; the higher, the more likely it was trained on."""
 
 

@@ -22,7 +22,9 @@ def length(delta: Tensor, norm: str) -> Tensor:
     flat = delta.flatten(1)
     if norm == "l0":
         return (flat != 0).sum(1).to(flat.dtype)
-    size: Tensor = torch.linalg.vector_norm(flat, ord=float("inf") if norm == "linf" else int(norm[1:]), dim=1)
+    size: Tensor = torch.linalg.vector_norm(
+        flat, ord=float("inf") if norm == "linf" else int(norm[1:]), dim=1
+    )
     return size
 
 
@@ -119,7 +121,10 @@ class Region:
 
     def random(self, generator: torch.Generator) -> Tensor:
         """Return one point per example, drawn uniformly from the ball and cut to the box."""
-        delta = self._ops.random(self.centre.shape, generator).to(self.centre.device, self.centre.dtype) * self.eps
+        delta = (
+            self._ops.random(self.centre.shape, generator).to(self.centre.device, self.centre.dtype)
+            * self.eps
+        )
         return self.project(self.centre + delta)
 
     def snap(self, points: Tensor) -> Tensor:

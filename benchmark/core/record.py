@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from firstline.benchmark.core.errors import FirstlineError
 
 SCHEMA = "firstline.record/1"
-VOLATILE = {"cost": {"fit_seconds", "craft_seconds", "score_seconds", "peak_memory_mb"}, "provenance": {"started", "ended"}}
+VOLATILE = {
+    "cost": {"fit_seconds", "craft_seconds", "score_seconds", "peak_memory_mb"},
+    "provenance": {"started", "ended"},
+}
 
 
 class Part(BaseModel):
@@ -25,7 +28,9 @@ class Metric(Part):
     lo: float | None = None
     hi: float | None = None
     n: int = Field(ge=0, description="examples behind the number")
-    method: str = Field(description="how the interval was made: wilson, bootstrap, or empty where there is none")
+    method: str = Field(
+        description="how the interval was made: wilson, bootstrap, or empty where there is none"
+    )
     unit: str = Field(description="what the value counts: share, input units, queries, seconds, ...")
     better: Literal["higher", "lower", "neither"]
 
@@ -92,8 +97,8 @@ class Provenance(Part):
     firstline: str
     commit: str
     dirty: bool
-    started: str
-    ended: str
+    started: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    ended: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
 
 class Isolation(Part):
@@ -129,6 +134,16 @@ class Record(Part):
     provenance: Provenance
     isolation: Isolation
     tags: list[str] = Field(default=[], description="tags of the defense's layers: control, broken, ...")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Record":
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError("a failed record has an error, and no other has")
+        if self.status == "failed" and self.metrics:
+            raise ValueError("a failed record has no metrics")
+        if not self.threat.startswith(f"{self.vector}/"):
+            raise ValueError(f"threat {self.threat!r} is not of the vector {self.vector}")
+        return self
 
     @property
     def defense_text(self) -> str:
@@ -168,7 +183,9 @@ def read_record(path: Path) -> Record:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         if '"format":"firstline.record/' in text and f'"format":"{SCHEMA}"' not in text:
-            raise FirstlineError(f"{path} has another record format than {SCHEMA}; use the firstline that wrote it") from None
+            raise FirstlineError(
+                f"{path} has another record format than {SCHEMA}; use the firstline that wrote it"
+            ) from None
         raise FirstlineError(
             f"{path} is not a record: {place}: {first['msg']}; delete the file and run the suite again"
         ) from None
@@ -176,4 +193,8 @@ def read_record(path: Path) -> Record:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of records."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **Record.model_json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA,
+        **Record.model_json_schema(),
+    }

@@ -35,7 +35,9 @@ class Ref:
                 raise ValueError(text)
             settings = {str(k.arg): _value(k.value) for k in call.keywords}
         except (SyntaxError, ValueError):
-            raise FirstlineError(f"cannot read the settings in {text!r}; write name(setting=value, ...)") from None
+            raise FirstlineError(
+                f"cannot read the settings in {text!r}; write name(setting=value, ...)"
+            ) from None
         return cls(match.group(), tuple(sorted(settings.items())))
 
     def __str__(self) -> str:

@@ -15,7 +15,9 @@ _registered: dict[tuple[str, str], type[Item]] = {}
 def _register(kind: str, name: str, version: int, tags: Iterable[str]) -> Callable[[type[I]], type[I]]:
     def add(cls: type[I]) -> type[I]:
         if not issubclass(cls, KINDS[kind]):
-            raise FirstlineError(f"@{kind}({name!r}) is on {cls.__qualname__}, which is not a {KINDS[kind].__name__}")
+            raise FirstlineError(
+                f"@{kind}({name!r}) is on {cls.__qualname__}, which is not a {KINDS[kind].__name__}"
+            )
         here = f"{cls.__module__}.{cls.__qualname__}"
         old = _registered.get((kind, name))
         if old is not None and f"{old.__module__}.{old.__qualname__}" != here:

@@ -45,7 +45,9 @@ class Stack:
         for layer in self.layers:
             system = layer.deploy(systems[-1], task)
             if not isinstance(system, System):
-                raise ContractBroken(f"{layer.name}: deploy returned {type(system).__name__} instead of a System")
+                raise ContractBroken(
+                    f"{layer.name}: deploy returned {type(system).__name__} instead of a System"
+                )
             systems.append(system)
         return systems
 
@@ -67,7 +69,9 @@ class Stack:
         data = data.to(device)
         module = trainer.train(module, data, Context(task, rng.child("train"), device))
         if not isinstance(module, nn.Module):
-            raise ContractBroken(f"{trainer.name}: train returned {type(module).__name__} instead of a module")
+            raise ContractBroken(
+                f"{trainer.name}: train returned {type(module).__name__} instead of a module"
+            )
         systems = [s.to(device).eval() for s in self.assemble(task, module)]
         for layer, system in zip(self.layers, systems[1:], strict=True):
             with torch.no_grad():
@@ -75,5 +79,7 @@ class Stack:
         system = systems[-1].eval().requires_grad_(False)
         for name, tensor in system.state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise ContractBroken(f"{self}: {name} of the fitted system is NaN or infinite; lower the learning rate")
+                raise ContractBroken(
+                    f"{self}: {name} of the fitted system is NaN or infinite; lower the learning rate"
+                )
         return Fitted(system, data.ids.cpu(), process_time() - start)

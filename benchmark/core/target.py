@@ -13,7 +13,9 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Response, System
 from firstline.benchmark.core.threat import Threat
 
-DRAWS = 8  # draws of a stochastic system that one gradient averages over (EOT, Athalye et al. 2018, section 4)
+DRAWS = (
+    8  # draws of a stochastic system that one gradient averages over (EOT, Athalye et al. 2018, section 4)
+)
 
 
 def cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
@@ -32,7 +34,9 @@ def checked(
     except Exception as error:
         raise SystemFailed(f"the system raised {type(error).__name__}: {error}") from error
     if not isinstance(response, Response):
-        raise SystemFailed(f"the system answered with a {type(response).__name__}; respond must return a Response")
+        raise SystemFailed(
+            f"the system answered with a {type(response).__name__}; respond must return a Response"
+        )
     if tuple(response.logits.shape) != (len(x), classes):
         raise SystemFailed(
             f"the system answered {len(x)} inputs with logits of shape {tuple(response.logits.shape)}; "
@@ -86,13 +90,17 @@ class Target:
             spent = counter + count
         elif rows is None:
             if count != len(counter):
-                raise ValueError(f"{count} inputs for {len(counter)} examples: pass rows to say whose they are")
+                raise ValueError(
+                    f"{count} inputs for {len(counter)} examples: pass rows to say whose they are"
+                )
             spent = counter + 1
         else:
             spent = counter.index_add(0, rows.cpu(), torch.ones(count, dtype=torch.int64))
         if limit is not None and int(spent.max()) > limit:
             per = "in all" if self._single else "per example"
-            raise BudgetExhausted(f"{self.threat} grants {limit} queries {per}; the attack asked for {int(spent.max())}")
+            raise BudgetExhausted(
+                f"{self.threat} grants {limit} queries {per}; the attack asked for {int(spent.max())}"
+            )
         counter.copy_(spent)
 
     def left(self, row: int = 0) -> float:
@@ -124,29 +132,34 @@ class Target:
         """Return the gradient of the per-example loss at x (k, *shape), and which points are answered wrongly.
 
         The gradient is that of the whole system: through its differentiable stand-in where it has one (BPDA),
-        averaged over DRAWS draws where it is stochastic (EOT).
+        averaged over DRAWS draws where it is stochastic (EOT). A stochastic system is never called broken: a
+        point at which a few draws err is a coin toss for the next one, so the ascent goes on.
         """
         self._need("gradients")
         draws = DRAWS if self._system.stochastic else 1
         self._charge(self.gradients, len(x), rows, None)
-        gradients, broken = [], []
-        for points, labels in zip(x.split(self._batch), y.split(self._batch), strict=True):
-            gradient, logits, refused = None, None, None
-            for _ in range(draws):
-                leaf = points.detach().requires_grad_()
-                with torch.enable_grad():
-                    answer = self._respond(self._system.surrogate, leaf)
-                    (one,) = torch.autograd.grad(loss(answer.logits, labels).sum(), leaf)
-                gradient = one if gradient is None else gradient + one
-                logits = answer.logits.detach() if logits is None else logits + answer.logits.detach()
-                if answer.acceptance is not None:
-                    no = ~answer.accepted
-                    refused = no if refused is None else refused | no
-            assert gradient is not None and logits is not None
-            wrong = logits.argmax(1) != labels
-            gradients.append(gradient / draws if draws > 1 else gradient)
-            broken.append(wrong if refused is None else wrong & ~refused)
-        return Slope(torch.cat(gradients), torch.cat(broken)) if len(gradients) > 1 else Slope(gradients[0], broken[0])
+        slopes = [
+            self._slope(points, labels, loss, draws)
+            for points, labels in zip(x.split(self._batch), y.split(self._batch), strict=True)
+        ]
+        if len(slopes) == 1:
+            return slopes[0]
+        broken = [slope.broken for slope in slopes if slope.broken is not None]
+        return Slope(torch.cat([slope.gradient for slope in slopes]), torch.cat(broken) if broken else None)
+
+    def _slope(self, x: Tensor, y: Tensor, loss: PerExampleLoss, draws: int) -> Slope:
+        total = None
+        for _ in range(draws):
+            leaf = x.detach().requires_grad_()
+            with torch.enable_grad():
+                answer = self._respond(self._system.surrogate, leaf)
+                (gradient,) = torch.autograd.grad(loss(answer.logits, y).sum(), leaf)
+            total = gradient if total is None else total + gradient
+        assert total is not None
+        if self._system.stochastic:
+            return Slope(total / draws, None)
+        wrong = answer.logits.detach().argmax(1) != y
+        return Slope(total, wrong if answer.acceptance is None else wrong & answer.accepted)
 
     @property
     def system(self) -> System:

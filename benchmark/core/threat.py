@@ -159,16 +159,22 @@ class Threat:
             raise FirstlineError(f"threat {text!r}: {not_found(f'goal of {vector}', goal, GOALS[vector])}")
         form = GOALS[vector][goal]
         if form is None and amount_text:
-            raise FirstlineError(f"threat {text!r}: {vector}/{goal} takes no amount; write it without ':{amount_text}'")
+            raise FirstlineError(
+                f"threat {text!r}: {vector}/{goal} takes no amount; write it without ':{amount_text}'"
+            )
         amount = _read(text, goal, form, amount_text) if form else None
         given = _read_options(text, options)
         if vector in ("extraction", "membership"):
             if "answers" in given:
-                raise FirstlineError(f"threat {text!r}: the goal already says the answers; leave out answers=")
+                raise FirstlineError(
+                    f"threat {text!r}: the goal already says the answers; leave out answers="
+                )
             given["answers"] = goal
         if vector == "extraction":
             if "queries" in given:
-                raise FirstlineError(f"threat {text!r}: the amount already is the query budget; leave out queries=")
+                raise FirstlineError(
+                    f"threat {text!r}: the amount already is the query budget; leave out queries="
+                )
             given["queries"] = amount
         return cls(vector, knowledge, goal, amount, **{**_defaults(knowledge), **given})
 

@@ -64,7 +64,9 @@ def train(
                 x = batch.x if perturb is None else perturb(module, batch.x, batch.y, noise)
                 value = loss(module, x, batch.y)
                 if not torch.isfinite(value):
-                    raise FirstlineError(f"training diverged in epoch {epoch + 1}: the loss is {value.item()}")
+                    raise FirstlineError(
+                        f"training diverged in epoch {epoch + 1}: the loss is {value.item()}"
+                    )
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
                 optimiser.step()

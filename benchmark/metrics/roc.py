@@ -55,7 +55,9 @@ def _bootstrap(
 
 def _codes(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
     if scores.shape != positive.shape or scores.ndim != 1:
-        raise ValueError(f"need one score per example, got {scores.shape} scores for {positive.shape} examples")
+        raise ValueError(
+            f"need one score per example, got {scores.shape} scores for {positive.shape} examples"
+        )
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN")
     if positive.all() or not positive.any():
@@ -87,7 +89,9 @@ def tpr_at_fpr(scores: Floats, positive: NDArray[np.bool_], fpr: float) -> float
     return float(_tpr_at(np.bincount(up, minlength=distinct), np.bincount(down, minlength=distinct), fpr))
 
 
-def auc_interval(scores: Floats, positive: NDArray[np.bool_], rng: np.random.Generator, resamples: int = 1000) -> Interval:
+def auc_interval(
+    scores: Floats, positive: NDArray[np.bool_], rng: np.random.Generator, resamples: int = 1000
+) -> Interval:
     """Return the AUC with its 95% percentile bootstrap interval, resampled within each class."""
     up, down, distinct = _codes(scores, positive)
     drawn = _bootstrap(up, down, distinct, -1.0, resamples, rng)

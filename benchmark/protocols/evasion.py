@@ -35,7 +35,9 @@ def run(bench: Bench) -> Measured:
     bench.stage("craft")
     target = bench.target(served.system, len(drawn), bench.rng)
     space, threat = bench.task.space, bench.threat
-    found = attack.perturb(target, drawn.x.clone(), drawn.y.clone(), threat, bench.rng.child("attack", attack.name))
+    found = attack.perturb(
+        target, drawn.x.clone(), drawn.y.clone(), threat, bench.rng.child("attack", attack.name)
+    )
     if not isinstance(found, Tensor):
         raise ContractBroken(f"the attack returned a {type(found).__name__} instead of a tensor")
     problem = violation(found, drawn.x, space, threat.goal, threat.eps)
@@ -111,6 +113,8 @@ def _gate(gap: float, stochastic: bool, outcome: EvasionOutcome) -> Gate:
     verdict = "fail" if reasons else "pass"
     invalid = float((outcome.adversarial_answer == INVALID).mean())
     if invalid:
-        reasons.append(f"{invalid:.1%} of the adversarial inputs got NaN or infinite logits; they count as errors")
+        reasons.append(
+            f"{invalid:.1%} of the adversarial inputs got NaN or infinite logits; they count as errors"
+        )
         verdict = "fail" if verdict == "fail" else "warn"
     return Gate(verdict=verdict, reasons=reasons)  # type: ignore[arg-type]

@@ -65,7 +65,9 @@ def _candidates(bench: Bench, kept: Tensor) -> tuple[Data, Tensor]:
     inside = inside.rows(torch.isin(inside.ids, kept))
     outside = test.rows(bench.draw("non-members", len(test), half))
     both = Data(
-        torch.cat([inside.x, outside.x]), torch.cat([inside.y, outside.y]), torch.cat([inside.ids, outside.ids])
+        torch.cat([inside.x, outside.x]),
+        torch.cat([inside.y, outside.y]),
+        torch.cat([inside.ids, outside.ids]),
     )
     # Shuffled, so that an attack can't tell members by their place.
     order = torch.randperm(len(both), generator=bench.rng.torch("draw", "candidates"))

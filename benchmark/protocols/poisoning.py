@@ -68,7 +68,9 @@ def poison(bench: Bench) -> PoisonedData:
     position = torch.searchsorted(train.ids, made.data.ids[old])
     x[position], y[position] = made.data.x[old], made.data.y[old]
     whole = Data(
-        torch.cat([x, made.data.x[~old]]), torch.cat([y, made.data.y[~old]]), torch.cat([train.ids, made.data.ids[~old]])
+        torch.cat([x, made.data.x[~old]]),
+        torch.cat([y, made.data.y[~old]]),
+        torch.cat([train.ids, made.data.ids[~old]]),
     )
     return PoisonedData(whole, made.poisoned, made.trigger, made.target_class)
 
@@ -122,11 +124,13 @@ def measure(outcome: PoisoningOutcome) -> dict[str, Metric]:
         metrics["detection_tpr"] = share(dropped[poison_rows], "higher")
     if not poison_rows.all():
         metrics["detection_fpr"] = share(dropped[~poison_rows], "lower")
-    if outcome.triggered_answer is not None and outcome.triggered_label is not None and len(outcome.triggered_label):
+    if (
+        outcome.triggered_answer is not None
+        and outcome.triggered_label is not None
+        and len(outcome.triggered_label)
+    ):
         assert outcome.target_class is not None
         hits: np.ndarray[tuple[int], np.dtype[np.bool_]] = outcome.triggered_answer == outcome.target_class[0]
         metrics["attack_success_rate"] = share(hits, "lower")
         metrics["robust_accuracy"] = share(outcome.triggered_answer == outcome.triggered_label, "higher")
     return metrics
-
-

@@ -226,7 +226,14 @@ def _fit(
         raise
     holder = group.open if poisoned is None else temporary
     scorer = holder.enter_context(scoring(group.nursery, blueprint, state)) if group.nursery else None
-    found = Fit(system, torch.tensor(facts["kept"], dtype=torch.int64), facts["seconds"], task.classes, cell.device, scorer)
+    found = Fit(
+        system,
+        torch.tensor(facts["kept"], dtype=torch.int64),
+        facts["seconds"],
+        task.classes,
+        cell.device,
+        scorer,
+    )
     if poisoned is None:
         group.clean = found
     return found

@@ -22,7 +22,9 @@ def commit() -> tuple[str, bool]:
         return "", False
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", root, *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
@@ -58,7 +60,9 @@ def peak_memory_mb() -> float:
     """Return the peak resident memory of this process, in MB."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if os.uname().sysname == "Linux" else 1024**2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if os.uname().sysname == "Linux" else 1024**2
+    )
 
 
 def _cpu() -> str:

@@ -11,7 +11,9 @@ from firstline.benchmark.run.store import write_whole
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
 
-SHIPPED = Path(__file__).resolve().parent / "timings.json"  # measured on two cores of a 2023 server, one thread each
+SHIPPED = (
+    Path(__file__).resolve().parent / "timings.json"
+)  # measured on two cores of a 2023 server, one thread each
 UNKNOWN = 5.0  # seconds, for what was never timed
 
 Timings = dict[str, list[float]]  # name -> [seconds in all, how often]
@@ -40,7 +42,10 @@ def add_timings(root: Path, records: Iterable["Record"]) -> None:
             continue
         task, defense = record.task.name, record.defense_text
         spent = record.cost.craft_seconds + record.cost.score_seconds
-        for name, seconds in ((_fit(task, defense), record.cost.fit_seconds), (_cell(task, defense, record.attack.name), spent)):
+        for name, seconds in (
+            (_fit(task, defense), record.cost.fit_seconds),
+            (_cell(task, defense, record.attack.name), spent),
+        ):
             total, count = timings.get(name, [0.0, 0])
             timings[name] = [round(total + seconds, 3), count + 1]
     write_whole(path, json.dumps(timings, sort_keys=True, indent=0).encode())

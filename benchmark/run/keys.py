@@ -57,7 +57,9 @@ class Cell:
     @property
     def label(self) -> str:
         """A name for people."""
-        return f"{self.task.text} · {self.defense_text} · {self.attack.text} · {self.threat} · seed {self.seed}"
+        return (
+            f"{self.task.text} · {self.defense_text} · {self.attack.text} · {self.threat} · seed {self.seed}"
+        )
 
 
 def key(preimage: dict[str, Any]) -> str:

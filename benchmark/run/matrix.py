@@ -52,7 +52,10 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
     prints: dict[str, str] = {}
     for block in suite.blocks:
         tasks = [(card := catalog.get("task", ref.name), use(card, ref)) for ref in block.tasks]
-        stacks = [[(card := catalog.get("defense", r.name), use(card, r)) for r in stack] for stack in block.defenses]
+        stacks = [
+            [(card := catalog.get("defense", r.name), use(card, r)) for r in stack]
+            for stack in block.defenses
+        ]
         attacks = [(card := catalog.get("attack", ref.name), use(card, ref)) for ref in block.attacks]
         for task_card, task in tasks:
             for stack in stacks:
@@ -65,20 +68,32 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
                             continue
                         reason = mismatch(task_card, [card for card, _ in stack], attack_card, threat)
                         if reason:
-                            matrix.skips.append(Skip(f"{task.text} · {defense} · {attack.text} · {threat}", reason))
+                            matrix.skips.append(
+                                Skip(f"{task.text} · {defense} · {attack.text} · {threat}", reason)
+                            )
                             continue
                         if task.text not in prints:
                             prints[task.text] = _fingerprint(task_card, task, folder)
                         layers = tuple(layer for _, layer in stack)
                         for seed in selection.seeds or suite.seeds:
                             cell = Cell(
-                                suite.label, task, prints[task.text], layers, attack, threat, seed, suite.examples, device
+                                suite.label,
+                                task,
+                                prints[task.text],
+                                layers,
+                                attack,
+                                threat,
+                                seed,
+                                suite.examples,
+                                device,
                             )
                             if cell.label not in seen:
                                 seen.add(cell.label)
                                 matrix.cells.append(cell)
     if not matrix.cells and not matrix.skips:
-        raise FirstlineError(f"nothing in {suite.label} matches the selection; `firstline show {suite.name}` lists what is in it")
+        raise FirstlineError(
+            f"nothing in {suite.label} matches the selection; `firstline show {suite.name}` lists what is in it"
+        )
     matrix.cells.sort(key=lambda cell: cell.seed)  # stable: the suite's order within a seed
     return matrix
 
@@ -118,7 +133,9 @@ def _chosen(selection: Selection, task: str, defense: str, attack: str, threat: 
     for rule in selection.exclude:
         name, _, glob = rule.partition("=")
         if name not in parts or not glob:
-            raise FirstlineError(f"--exclude {rule!r}: write part=glob with one of {', '.join(parts)}, such as attack=pgd*")
+            raise FirstlineError(
+                f"--exclude {rule!r}: write part=glob with one of {', '.join(parts)}, such as attack=pgd*"
+            )
         if fnmatchcase(parts[name], glob):
             return False
     return True

@@ -138,10 +138,17 @@ class LocalPool:
         worker.process.join()
         code = worker.process.exitcode
         if worker.current is None and worker.finished == 0 and worker.group:
-            raise FirstlineError(f"a worker process ended before its first cell ({_death(code)}); see `firstline doctor`")
+            raise FirstlineError(
+                f"a worker process ended before its first cell ({_death(code)}); see `firstline doctor`"
+            )
         rest = worker.group[worker.finished :]
         if worker.current is not None:
-            failure = Failure(kind="infra", type="WorkerDied", message=f"the worker process died: {_death(code)}", stage="cell")
+            failure = Failure(
+                kind="infra",
+                type="WorkerDied",
+                message=f"the worker process died: {_death(code)}",
+                stage="cell",
+            )
             record = make_record(worker.current, job, now(), Cost(), error=failure)
             tell(Done(worker.current, Store(job.root).write(record, None)))
             rest = rest[1:]
@@ -156,7 +163,7 @@ def _death(code: int | None) -> str:
     return f"exit code {code}"
 
 
-class _quiet_main:  # noqa: N801 - reads as a verb in a with statement
+class _quiet_main:
     """Keep multiprocessing from running the caller's main script again in every worker."""
 
     def __enter__(self) -> None:

@@ -115,7 +115,10 @@ def judge(recipe: PaperRecipe, records: Iterable["Record"]) -> list[Verdict]:
         if metric is None:
             verdicts.append(Verdict(entry.what, entry.paper, None, None, None, "missing"))
             continue
-        value, lo, hi = (None if v is None else 100 * (1 - v if entry.error else v) for v in (metric.value, metric.lo, metric.hi))
+        value, lo, hi = (
+            None if v is None else 100 * (1 - v if entry.error else v)
+            for v in (metric.value, metric.lo, metric.hi)
+        )
         assert value is not None
         if entry.error:
             lo, hi = hi, lo
@@ -131,7 +134,11 @@ def judge(recipe: PaperRecipe, records: Iterable["Record"]) -> list[Verdict]:
 
 def render(recipe: PaperRecipe) -> str:
     """Return the recipe as text."""
-    lines = [f"recipe {recipe.name}: {recipe.title}", f"source: {recipe.source}", f"figures read at: {recipe.read_at}"]
+    lines = [
+        f"recipe {recipe.name}: {recipe.title}",
+        f"source: {recipe.source}",
+        f"figures read at: {recipe.read_at}",
+    ]
     if recipe.weights:
         lines.append(f"needs --weights {recipe.weights.file}, from {recipe.weights.source}")
         lines.append(f"  SHA-256 {recipe.weights.sha256}")

@@ -21,7 +21,9 @@ class Job:
     threads: int = 1
 
 
-def make_record(cell: Cell, job: Job, started: str, cost: Cost, *, error: Failure | None = None, **found: Any) -> Record:
+def make_record(
+    cell: Cell, job: Job, started: str, cost: Cost, *, error: Failure | None = None, **found: Any
+) -> Record:
     """Return the record of a cell that failed with error, or in which metrics, diagnostics and a gate were found."""
     preimage = keys.cell_preimage(cell, blind=job.blind)
     revision, dirty = commit()
@@ -40,7 +42,9 @@ def make_record(cell: Cell, job: Job, started: str, cost: Cost, *, error: Failur
         error=error,
         cost=cost,
         environment=environment(cell.device, job.threads),
-        provenance=Provenance(firstline=__version__, commit=revision, dirty=dirty, started=started, ended=now()),
+        provenance=Provenance(
+            firstline=__version__, commit=revision, dirty=dirty, started=started, ended=now()
+        ),
         isolation=Isolation(blind=job.blind, backend="process" if job.blind else "none"),
         tags=sorted({tag for layer in cell.defense for tag in layer.tags}),
         **found,

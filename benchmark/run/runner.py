@@ -56,7 +56,13 @@ def make_plan(matrix: Matrix, store: Store, *, blind: bool = True, retry: bool =
 
 
 def execute(
-    plan: Plan, executor: "Executor", *, root: Path, folder: Path | None, blind: bool, tell: Callable[["Event"], None]
+    plan: Plan,
+    executor: "Executor",
+    *,
+    root: Path,
+    folder: Path | None,
+    blind: bool,
+    tell: Callable[["Event"], None],
 ) -> "list[Record]":
     """Run the plan and return the new records. Every record is on disk as soon as its cell ends."""
     from firstline.benchmark.run.estimate import add_timings
@@ -85,4 +91,10 @@ def workers(jobs: int, device: str) -> int:
     """Return how many worker processes to start: jobs, or one per core, and one for a GPU."""
     if jobs:
         return jobs
-    return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        1
+        if device == "cuda"
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )

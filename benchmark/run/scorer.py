@@ -142,7 +142,9 @@ def _breed(control: socket.socket) -> None:
 class BlindScorer:
     """The harness's end of one scoring process."""
 
-    def __init__(self, nursery: Nursery, blueprint: Blueprint, state: dict[str, Tensor], threads: int = 1) -> None:
+    def __init__(
+        self, nursery: Nursery, blueprint: Blueprint, state: dict[str, Tensor], threads: int = 1
+    ) -> None:
         self._door = nursery.door()
         self._pid = 0
         self._door.send((blueprint, {name: t.detach().cpu().numpy() for name, t in state.items()}, threads))

@@ -85,6 +85,10 @@ class Store:
         """Return where the record of a cell is or will be."""
         return self._path("records", key, ".json")
 
+    def outcomes_path(self, key: str) -> Path:
+        """Return where the per-example arrays of a cell are, if it has any. A record's own path is not trusted."""
+        return self._path("outcomes", key, ".safetensors")
+
     def glance(self, key: str) -> dict[str, Any] | None:
         """Return the record of a cell as plain data without checking it, or None where there is none or it is damaged."""
         try:
@@ -99,13 +103,13 @@ class Store:
 
         return read_record(self.record_path(key))
 
-    def keys(self) -> list[str]:
+    def record_keys(self) -> list[str]:
         """Return the keys of all records, sorted."""
         return sorted(path.stem for path in (self.root / "records").glob("??/*.json"))
 
     def find(self, start: str) -> str:
         """Return the one key that begins with start. Raises FirstlineError."""
-        found = [key for key in self.keys() if key.startswith(start)]
+        found = [key for key in self.record_keys() if key.startswith(start)]
         if len(found) != 1:
             what = "no record" if not found else f"{len(found)} records"
             raise FirstlineError(f"{what} in {self.root} begin with {start!r}; `firstline status` lists them")
@@ -113,7 +117,7 @@ class Store:
 
     def records(self) -> "Iterator[Record]":
         """Yield all records in the order of their keys. Raises FirstlineError at a damaged one."""
-        for key in self.keys():
+        for key in self.record_keys():
             yield self.read(key)
 
     def write(self, record: "Record", arrays: "dict[str, NDArray[Any]] | None") -> "Record":
@@ -124,7 +128,7 @@ class Store:
 
         if arrays is not None:
             data = save({name: array.copy() for name, array in arrays.items()})
-            path = self._path("outcomes", record.key, ".safetensors")
+            path = self.outcomes_path(record.key)
             write_whole(path, data)
             file = OutcomeFile(
                 path=str(path.relative_to(self.root)),
@@ -141,13 +145,17 @@ class Store:
 
         if record.outcomes is None:
             return {}
-        path = self.root / record.outcomes.path
+        path = self.outcomes_path(record.key)
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise Damaged(f"cannot read {path}: {error.strerror}; delete the record and run the cell again") from None
+            raise Damaged(
+                f"cannot read {path}: {error.strerror}; delete the record and run the cell again"
+            ) from None
         if hashlib.sha256(data).hexdigest() != record.outcomes.sha256:
-            raise Damaged(f"{path} was changed since it was written; delete the record and run the cell again")
+            raise Damaged(
+                f"{path} was changed since it was written; delete the record and run the cell again"
+            )
         return dict(load(data))
 
     def save_fit(self, key: str, state: "dict[str, Tensor]", facts: dict[str, Any]) -> None:

@@ -75,7 +75,9 @@ def parse_suite(raw: dict[str, Any], where: str) -> Suite:
     _only(raw, known, where)
     seeds = _want(raw, "seeds", list, where, "a list of whole numbers, such as [0, 1]")
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
-        raise FirstlineError(f"{where}: seeds must be a list of whole numbers, such as [0, 1]; found {seeds!r}")
+        raise FirstlineError(
+            f"{where}: seeds must be a list of whole numbers, such as [0, 1]; found {seeds!r}"
+        )
     if len(set(seeds)) != len(seeds):
         raise FirstlineError(f"{where}: seeds names a seed twice: {seeds!r}")
     examples = _want(raw, "examples", int, where, "a whole number, such as 500")

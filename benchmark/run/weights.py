@@ -22,11 +22,15 @@ def import_weights(path: Path, expected: str) -> str:
         raise FirstlineError(f"cannot read the weights {path}: {error.strerror}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise FirstlineError(f"{path} is not the published file: its SHA-256 is {found}, the recipe's {expected}")
+        raise FirstlineError(
+            f"{path} is not the published file: its SHA-256 is {found}, the recipe's {expected}"
+        )
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise FirstlineError(f"{path} holds more than tensors, or is damaged: {type(error).__name__}") from None
+        raise FirstlineError(
+            f"{path} holds more than tensors, or is damaged: {type(error).__name__}"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise FirstlineError(f"{path} is not a plain dictionary of tensors")
     data = save({name: tensor.contiguous() for name, tensor in sorted(state.items())})

@@ -91,7 +91,7 @@ class Bench:
     def add(
         self, defense: str, attack: str, holds: Any, *, seed: int = 0, clean: Any = None, **more: Any
     ) -> Record:
-        """Add a cell: right on clean inputs where clean says (by default everywhere), held where holds says."""
+        """Add a cell: right on clean inputs where clean says (by default all), held where holds says."""
         held = np.asarray(holds, bool)
         right = np.ones(held.size, bool) if clean is None else np.asarray(clean, bool)
         arrays = {

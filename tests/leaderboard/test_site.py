@@ -13,7 +13,7 @@ import pytest
 
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.leaderboard import words
-from firstline.leaderboard.site import build
+from firstline.leaderboard.site import build, environment
 
 POLICY = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
 OURS = re.compile(
@@ -174,13 +174,19 @@ def hostile(record, text, new_metric):
     data = record.model_dump()
     item = {"text": text, "name": text, "version": 1, "settings": {text: text}, "code": text}
     measure = new_metric(0.5).model_dump() | {"method": text, "unit": text}
-    data |= {"suite": text, "task": item, "defense": [item, item], "attack": item, "threat": text}
+    data |= {
+        "suite": text,
+        "task": item,
+        "defense": [item, item],
+        "attack": item,
+        "threat": f"{data['vector']}/{text}",
+    }
     data |= {"tags": [text], "stages": {text: text}, "preimage": {text: text}, "curves": {text: [(0.0, 1.0)]}}
     data |= {"metrics": {text: measure, "accuracy": measure, "auc": measure}, "diagnostics": {text: 1.0}}
     data |= {"gate": {"verdict": "fail", "reasons": [text]}, "isolation": {"blind": True, "backend": text}}
     data |= {"outcomes": {"path": text, "sha256": text, "columns": [text]}}
     data["environment"] |= {"platform": text, "cpu": text, "packages": {text: text}}
-    data["provenance"] |= {"commit": text, "firstline": text, "started": text, "ended": text}
+    data["provenance"] |= {"commit": text, "firstline": text}
     if data["status"] == "failed":
         data["error"] |= {"type": text, "message": text, "stage": text}
     return type(record).model_validate(data)
@@ -220,6 +226,12 @@ def test_hostile_text_in_every_field_stays_text(text, bench, new, new_failed, ne
         *("records.json", "static/style.css"),
         *(f"records/{record.key}.json" for record in bench.records),
     }
+
+
+def test_a_template_that_forgets_every_filter_prints_escaped_and_visible_text():
+    page = environment().from_string("<p>{{ text }}</p>").render(text="<b>\u202e" + "x" * 10_000)
+    assert page.startswith("<p>&lt;b&gt;\\u202exxx")
+    assert len(page) < 1_100
 
 
 @pytest.mark.parametrize("text", ["--help", "a\nb", "a\u202eb", "x" * 2_000, "two  blanks"])

@@ -217,9 +217,11 @@ def test_a_row_whose_attacks_met_different_systems_has_no_rank(full):
 # The whole table
 
 
-@pytest.mark.parametrize(("left", "is_valid"), [(95, True), (96, False), (100, False)])
-def test_a_table_whose_attacks_do_not_break_the_undefended_system_ranks_nothing(bench, left, is_valid):
-    bench.add("none", "pgd", holds(left))
+@pytest.mark.parametrize(
+    ("right", "left", "is_valid"), [(100, 95, True), (95, 90, True), (100, 96, False), (100, 100, False)]
+)
+def test_a_table_whose_attacks_do_not_break_the_undefended_system_ranks_nothing(bench, right, left, is_valid):
+    bench.add("none", "pgd", holds(left), clean=holds(right))
     bench.add("trades", "pgd", holds(99))
     table = evasion(bench)
     assert bool(table.ranked) == is_valid
@@ -243,7 +245,7 @@ def test_of_two_records_of_one_cell_the_newer_counts_and_the_table_says_so(bench
 
 
 def test_fit_seconds_are_those_of_a_fit_and_not_of_a_cell_that_found_it_stored(bench):
-    for seed, cost in ((0, 2.0), (1, 4.0)):
+    for seed, cost in ((0, 2.0), (1, 4.0), (2, 0.0)):
         bench.add("none", "pgd", holds(5), seed=seed, cost={"fit_seconds": cost})
         bench.add("none", "square", holds(5), seed=seed, cost={"fit_seconds": 0.0})
     assert row(evasion(bench), "none").fit_seconds == 3.0

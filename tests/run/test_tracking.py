@@ -55,8 +55,8 @@ def record(suite: str, attack: str = "pgd", defense: str = "none", **changes: An
             firstline="0.1",
             commit="",
             dirty=False,
-            started="2026-01-02T03:04:05+00:00",
-            ended="2026-01-02T03:05:05+00:00",
+            started="2026-01-02T03:04:05Z",
+            ended="2026-01-02T03:05:05Z",
         ),
         isolation=Isolation(blind=True, backend="none"),
     )
