@@ -45,6 +45,7 @@ class BreastCancer(Task):
 
     modality = "table"
     licence = "CC BY 4.0"
+    embedded = True
     classes = 2
     space = InputSpace(shape=(30,), mutable=(True,) * 30, categorical=(False,) * 30, features=_NAMES)
     eps = {"linf": 0.05, "l2": 0.2}  # noqa: RUF012

@@ -24,6 +24,7 @@ class Digits(Task):
 
     modality = "image"
     licence = "CC BY 4.0"
+    embedded = True
     classes = 10
     space = InputSpace(shape=(1, 8, 8), grid=1 / 16)
     eps = {"linf": 0.125, "l2": 0.75}  # noqa: RUF012 - two grey levels of 16; settings are the only state

@@ -8,11 +8,18 @@ import torch
 from firstline.benchmark.contract.checks import applies_to
 from firstline.benchmark.core.contracts import Task, initialise
 from firstline.benchmark.core.data import Splits
+from firstline.benchmark.core.errors import DataProblem
 from firstline.benchmark.core.rng import Streams
 
 
-@lru_cache(maxsize=1)
 def _loaded(task: Task, folder: Path | None) -> Splits:
+    if folder is None and not task.embedded:
+        raise DataProblem("its data is not part of firstline; name a folder that holds it with --data-dir")
+    return _load(task, folder)
+
+
+@lru_cache(maxsize=1)
+def _load(task: Task, folder: Path | None) -> Splits:
     return task.load(folder)
 
 

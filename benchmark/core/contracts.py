@@ -55,11 +55,13 @@ class Task(Item, ABC):
 
     Class attributes: modality (image, table, text), inputs (real or tokens), classes, licence, fingerprint
     (SHA-256 of the splits; empty when it can't be known in advance), eps (the customary radius per norm),
-    and space. A task whose shape is a setting makes these properties.
+    and space. A task whose shape is a setting makes these properties. embedded says that the data comes with
+    firstline or its dependencies: nothing is downloaded.
     """
 
     modality: ClassVar[str]
     inputs: ClassVar[str] = "real"
+    embedded: ClassVar[bool] = False
     licence: ClassVar[str]
     fingerprint: str = ""
     classes: int
@@ -92,6 +94,7 @@ class Task(Item, ABC):
             "grid": task.space.grid,
             "eps": dict(task.eps),
             "licence": task.licence,
+            "embedded": task.embedded,
             "fingerprint": task.fingerprint,
             "architectures": list(task.architectures),
         }

@@ -36,7 +36,7 @@ def task(name: str, *, version: int = 1, tags: Iterable[str] = ()) -> Callable[[
 
 
 def defense(name: str, *, version: int = 1, tags: Iterable[str] = ()) -> Callable[[type[I]], type[I]]:
-    """Register a Defense class under name. Tags: `control`, `broken`, …"""
+    """Register a Defense class under name. Common tags: `control`, `reference`, `broken`."""
     return _register("defense", name, version, tags)
 
 

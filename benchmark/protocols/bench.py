@@ -77,7 +77,7 @@ class Measured:
     outcome: Outcome
     metrics: dict[str, Metric]
     diagnostics: dict[str, float] = field(default_factory=dict)
-    gate: Gate = Gate(verdict="pass", reasons=[])
+    gate: Gate = field(default_factory=lambda: Gate(verdict="pass", reasons=[]))
     queries: int = 0
     gradients: int = 0
 

@@ -189,6 +189,7 @@ def hostile(record, text, new_metric):
     data["provenance"] |= {"commit": text, "firstline": text}
     if data["status"] == "failed":
         data["error"] |= {"type": text, "message": text, "stage": text}
+        data["metrics"] = {}
     return type(record).model_validate(data)
 
 
