@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.record import Record, canonical
+from firstline.benchmark.core.record import Record
 from firstline.leaderboard import words
 from firstline.leaderboard.table import VECTORS, Outcomes, Table, failure, tables
 

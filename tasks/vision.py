@@ -70,9 +70,8 @@ class _TorchVision(Task):
             "or leave both out to let it be downloaded"
         )
         for name in self.files:
-            if not os.path.isfile(
-                root / self.place / name
-            ):  # False where Path.is_file raises: no right to look
+            # os.path, because Path.is_file raises where there is no right to look.
+            if not os.path.isfile(root / self.place / name):
                 raise DataProblem(f"{self.name}: no file {name} in {root / self.place}; {remedy}")
         try:
             splits = self._splits(root)

@@ -2,16 +2,13 @@
 
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from firstline.benchmark.cli.finish import sound_records
 from firstline.benchmark.cli.options import RESULTS, Json, Results
 from firstline.benchmark.cli.show_text import say, say_json, table
 from firstline.benchmark.core.errors import not_found
-from firstline.benchmark.metrics.rates import holm, mcnemar
 from firstline.benchmark.run.store import Store
-from firstline.leaderboard.worst_case import judge, paired, worst
 
 
 def compare(
@@ -24,6 +21,12 @@ def compare(
 
     The p-value is McNemar's exact test on the examples that both met, corrected by Holm over the lines.
     """
+    # Imported here: scipy takes half a second, which no other command should wait for.
+    import numpy as np
+
+    from firstline.benchmark.metrics.rates import holm, mcnemar
+    from firstline.leaderboard.worst_case import judge, paired, worst
+
     store = Store(results)
     records = [r for r in sound_records(store) if r.vector == "evasion" and r.status == "ok"]
     known = {r.defense_text for r in records}

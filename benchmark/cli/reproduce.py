@@ -15,7 +15,6 @@ from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.matrix import Selection, expand
-from firstline.benchmark.run.pool import LocalPool
 from firstline.benchmark.run.recipe import PaperRecipe, Verdict, find_recipe, judge
 from firstline.benchmark.run.runner import make_plan, workers
 from firstline.benchmark.run.store import Store
@@ -39,6 +38,8 @@ def reproduce(
     `reproduced` is within the recipe's tolerance, `within interval` means that the paper's number lies in our
     95% interval, `differs` neither. Exits with 1 unless all are reproduced or within the interval.
     """
+    from firstline.benchmark.run.pool import LocalPool
+
     paper = find_recipe(recipe)
     _import(paper, weights)
     where, store = keys.resolve_device(device), Store(results)

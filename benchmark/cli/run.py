@@ -19,13 +19,13 @@ from firstline.benchmark.core import catalog
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.estimate import estimate, read_timings
 from firstline.benchmark.run.matrix import expand
-from firstline.benchmark.run.pool import Done, Event, Executor, LocalPool, Started
 from firstline.benchmark.run.runner import Plan, execute, make_plan, workers
 from firstline.benchmark.run.store import Store
 from firstline.benchmark.run.suite import find_suite
 
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
+    from firstline.benchmark.run.pool import Event, Executor
 
 
 def run(
@@ -54,6 +54,8 @@ def run(
     Ctrl-C finishes the cells under way and stops; a second Ctrl-C stops at once. Either way nothing that was
     finished is lost. Exits with 1 if a cell failed.
     """
+    from firstline.benchmark.run.pool import LocalPool
+
     began = monotonic()
     chosen = options.selection(task, defense, attack, threat, seed, exclude)
     wanted, where, store = find_suite(suite), keys.resolve_device(device), Store(results)
@@ -106,7 +108,7 @@ def run_plan(
 
 
 @contextmanager
-def _interruptible(executor: Executor) -> Iterator[list[int]]:
+def _interruptible(executor: "Executor") -> Iterator[list[int]]:
     """The first Ctrl-C (or a TERM) asks for an early end, the second ends at once."""
     caught: list[int] = []
 
@@ -126,7 +128,7 @@ def _interruptible(executor: Executor) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _progress(plan: Plan, quiet: bool) -> Iterator[Callable[[Event], None]]:
+def _progress(plan: Plan, quiet: bool) -> "Iterator[Callable[[Event], None]]":
     """A bar with the time left on a terminal, one line per failed cell everywhere."""
     from rich.console import Console
     from rich.progress import (
@@ -137,6 +139,8 @@ def _progress(plan: Plan, quiet: bool) -> Iterator[Callable[[Event], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+
+    from firstline.benchmark.run.pool import Done, Started
 
     console = Console(file=sys.stderr)
     columns = (
@@ -150,7 +154,7 @@ def _progress(plan: Plan, quiet: bool) -> Iterator[Callable[[Event], None]]:
         bar = progress.add_task("starting workers", total=plan.to_run)
         failures = 0
 
-        def tell(event: Event) -> None:
+        def tell(event: "Event") -> None:
             nonlocal failures
             if isinstance(event, Started):
                 cell = event.cell

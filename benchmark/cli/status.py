@@ -1,6 +1,6 @@
 """firstline status: what a results folder holds."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,8 +8,10 @@ from firstline.benchmark.cli.options import RESULTS, Json, Results
 from firstline.benchmark.cli.run import failure_line
 from firstline.benchmark.cli.show_text import count, say, say_json, table
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.record import Record
 from firstline.benchmark.run.store import Store
+
+if TYPE_CHECKING:
+    from firstline.benchmark.core.record import Record
 
 
 def status(
@@ -65,7 +67,7 @@ def status(
     say(f"\n{count(len(records), 'record')}, {len(failed)} failed, {len(damaged)} damaged, in {results}")
 
 
-def _counts(records: list[Record]) -> list[list[str]]:
+def _counts(records: "list[Record]") -> list[list[str]]:
     found: dict[tuple[str, str, str], list[int]] = {}
     for record in records:
         row = found.setdefault((record.suite, record.task.text, record.vector), [0, 0])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.catalog import card_of, create
 from firstline.benchmark.core.contracts import Defense, Item, Task
 from firstline.benchmark.core.errors import DataProblem
-from firstline.benchmark.core.record import canonical
 from firstline.benchmark.core.ref import Ref
 
 Check = Callable[[Any, Path | None], None]

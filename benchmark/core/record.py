@@ -1,11 +1,11 @@
 """The record of one cell: immutable, versioned, canonical JSON. Imports no torch."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 
 SCHEMA = "firstline.record/1"
@@ -160,15 +160,6 @@ class Record(Part):
         for part, names in VOLATILE.items():
             data[part] = {k: v for k, v in data[part].items() if k not in names}
         return data
-
-
-def canonical(value: Any) -> str:
-    """Return the one JSON text of a plain value. Raises ValueError on NaN and TypeError on anything not plain.
-
-    >>> canonical({"b": (1, 2.0), "a": None})
-    '{"a":null,"b":[1,2.0]}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def read_record(path: Path) -> Record:

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.record import canonical
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols.versions import VERSIONS
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.record import ItemUse, Record, canonical
+from firstline.benchmark.core.record import ItemUse, Record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

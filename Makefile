@@ -1,0 +1,46 @@
+# `make bench` and `make test` set everything up by themselves; both need Python 3.11 or newer and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help bench test lint slow perf papers clean
+
+help:
+	@echo "make bench   run the suite 'quick': a summary, a leaderboard page, an MLflow store (minutes)"
+	@echo "make test    lint, types and tests (minutes)"
+	@echo "make slow    the tests that take longer: 20 kills, every recipe that has its data"
+	@echo "make perf    timings side by side, into results/perf.md"
+	@echo "make papers  WEIGHTS=mnist.pth DATA=folder: the paper recipes, into results/papers.md"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "firstline needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up $(VENV) (about 3 minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,dev]'
+	@touch $(READY)
+
+bench: $(READY)
+	$(BIN)/firstline run quick
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q -n 2 -m "not slow and not gpu"
+
+slow: $(READY)
+	$(BIN)/pytest -q -m slow
+
+perf: $(READY)
+	$(BIN)/python tests/perf.py results/perf.md
+
+papers: $(READY)
+	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS) --data-dir $(DATA) | tee results/papers.md
+
+clean:
+	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,169 @@
+"""Timings side by side, in one process, on the same model and batch: `make perf`.
+
+Only ratios and overheads are meant to be compared between machines. Usage: python tests/perf.py [OUT.md]
+"""
+
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from firstline.attacks.evasion.pgd import PGD
+from firstline.benchmark.core import catalog
+from firstline.benchmark.core.contracts import initialise
+from firstline.benchmark.core.data import InputSpace
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.system import Bare
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.run.matrix import Selection, expand
+from firstline.benchmark.run.pool import Done, Event, LocalPool
+from firstline.benchmark.run.runner import execute, make_plan
+from firstline.benchmark.run.store import Store
+from firstline.benchmark.run.suite import parse_suite
+from firstline.tasks.networks import small_cnn
+
+FIRSTLINE = str(Path(sys.executable).with_name("firstline"))
+
+
+def hand_written_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, stride: float) -> Tensor:
+    """The loop that one writes in a notebook, with frozen parameters."""
+    adv = x + torch.empty_like(x).uniform_(-eps, eps, generator=torch.Generator().manual_seed(0))
+    adv = adv.clamp(0, 1)
+    for _ in range(steps):
+        adv = adv.detach().requires_grad_()
+        loss = cross_entropy(model(adv), y)
+        (gradient,) = torch.autograd.grad(loss, adv)
+        adv = adv.detach() + stride * gradient.sign()
+        adv = torch.min(torch.max(adv, x - eps), x + eps)
+        adv = adv.clamp(0, 1)
+    return adv.detach()
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def pgd_ratios(rounds: int = 9) -> list[tuple[str, str, str]]:
+    """PGD-40 on a frozen small CNN beside the hand-written loop, the rounds interleaved."""
+    torch.set_num_threads(1)
+    rows = []
+    for name, breakable in (("no example breaks", False), ("undefended: broken examples leave", True)):
+        for grid in (0.0, 1 / 255):
+            space = InputSpace(shape=(1, 28, 28), grid=grid)
+            x = torch.rand(256, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+            x = space.round(x)
+            model = initialise(lambda: small_cnn((1, 28, 28), 10), Streams(0)).eval().requires_grad_(False)
+            if not breakable:
+                model[-1].bias[0] += 100  # one class wins everywhere, so that all 40 steps are taken
+            y, eps = model(x).argmax(1), 0.1
+            threat = Threat.parse(f"evasion/white/linf:{eps}")
+
+            def ours(space=space, x=x, y=y, model=model, threat=threat) -> Tensor:
+                target = Target(Bare(model), threat, space=space, classes=10, rng=Streams(0), examples=len(x))
+                return PGD().perturb(target, x, y, threat, Streams(0))
+
+            def theirs(x=x, y=y, model=model, eps=eps) -> Tensor:
+                return hand_written_pgd(model, x, y, eps, 40, 0.1 * eps)
+
+            ours(), theirs()
+            pairs = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(rounds)]
+            ratio = median(a / b for a, b in pairs)
+            kind = "8-bit grid" if grid else "no grid"
+            wanted = "at most 1.05" if not breakable else "below 1"
+            rows.append((f"PGD-40 / hand-written loop, {name}, {kind}", f"{ratio:.3f}", wanted))
+    return rows
+
+
+def cell_overhead(cells: int = 200) -> list[tuple[str, str, str]]:
+    """Wall time per trivial cell beyond the attack itself, on a warm pool of one, scored blindly."""
+    suite = parse_suite(
+        {
+            "name": "trivial",
+            "version": "1",
+            "seeds": [0],
+            "examples": 4,
+            "matrix": [
+                {
+                    "tasks": ["breast-cancer"],
+                    "defenses": ["constant"],
+                    "attacks": [f"uniform-noise(draws={n + 1})" for n in range(cells)],
+                    "threats": ["evasion/white/linf:0.01"],
+                }
+            ],
+        },
+        "perf",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root, times, crafted = Path(folder), [], []
+        matrix = expand(suite, catalog.load(), Selection(), "cpu", None)
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Done):
+                assert event.record.status == "ok", event.record.error
+                times.append(time.perf_counter())
+                crafted.append(event.record.cost.craft_seconds)
+
+        plan = make_plan(matrix, Store(root))
+        execute(plan, LocalPool(1), root=root, folder=None, blind=True, tell=tell)
+    overhead = (times[-1] - times[0] - sum(crafted[1:])) / (len(times) - 1)
+    return [
+        (
+            f"harness per trivial cell ({cells} cells, one worker, blind)",
+            f"{1000 * overhead:.1f} ms",
+            "below 10 ms",
+        )
+    ]
+
+
+def command_seconds(rounds: int = 7) -> list[tuple[str, str, str]]:
+    """Wall time of the commands that must answer at once, best of several."""
+    rows = []
+    for words in (["list"], ["show", "pgd"], ["plan", "quick"]):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [FIRSTLINE, *words] + (["--results", folder] if words[0] == "plan" else [])
+            subprocess.run(command, check=True, capture_output=True)
+            took = []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True)
+                took.append(time.perf_counter() - start)
+        rows.append(
+            (f"firstline {' '.join(words)}", f"{min(took):.2f} s (median {median(took):.2f})", "below 0.5 s")
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and write the table if a path is given."""
+    rows = [*pgd_ratios(), *cell_overhead(), *command_seconds()]
+    lines = [
+        "# Timings",
+        "",
+        f"Python {platform.python_version()}, torch {torch.__version__}, one thread. `make perf`",
+        "",
+    ]
+    lines += [
+        "| what | measured | target |",
+        "| --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    text = "\n".join(lines) + "\n"
+    sys.stdout.write(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
