@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from firstline.benchmark.core.contracts import Architecture, Task
 from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import DataProblem
+from firstline.benchmark.core.places import cache_folder
 from firstline.benchmark.core.registry import task
 from firstline.benchmark.core.training import Recipe
 from firstline.tasks.networks import mlp, resnet, small_cnn
@@ -109,7 +110,7 @@ class _TorchVision(Task):
 
     def _downloaded(self) -> Path:
         """Return the folder of downloads, with this data set in it, whole."""
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "firstline" / "data"
+        root = cache_folder() / "data"
         if (root / self._top).is_dir():
             return root
         try:

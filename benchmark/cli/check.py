@@ -14,7 +14,17 @@ from firstline.benchmark.cli.show_text import count, say, say_json
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError, not_found
 
+SKIPPED = (
+    "tests",
+    "build",
+    "dist",
+    "docs",
+    "__pycache__",
+)  # folders of a plugin that hold none of its modules
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from firstline.benchmark.core.contracts import Item
 
 
@@ -31,13 +41,24 @@ def check(
     """
     from firstline.benchmark.contract.checks import Finding, findings
 
+    def all_findings() -> "Iterator[Finding]":
+        for name, reason in catalog.discover(catalog.plugin_entries()).items():
+            yield Finding(f"plugin {name}", "Can be imported", problem=reason)
+        for kind, cls in _wanted(what):
+            try:
+                item = cls()
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                yield Finding(f"{kind} {cls.name}", "Can be made with its default settings", problem=problem)
+                continue
+            yield from findings(item, kind, data_dir)
+
     found: list[Finding] = []
-    for kind, cls in _wanted(what):
-        for finding in findings(cls(), kind, data_dir):
-            found.append(finding)
-            if not json and (finding.problem or finding.skipped):
-                mark = "FAILED" if finding.problem else "skipped"
-                say(f"{mark}  {finding.item}: {finding.check}: {finding.problem or finding.skipped}")
+    for finding in all_findings():
+        found.append(finding)
+        if not json and (finding.problem or finding.skipped):
+            mark = "FAILED" if finding.problem else "skipped"
+            say(f"{mark}  {finding.item}: {finding.check}: {finding.problem or finding.skipped}")
     failed = [f for f in found if f.problem]
     skipped = [f for f in found if f.skipped]
     if json:
@@ -54,9 +75,6 @@ def check(
 def _wanted(what: str) -> "list[tuple[str, type[Item]]]":
     from firstline.benchmark.core.registry import registered
 
-    broken = catalog.discover(catalog.plugin_entries())
-    for name, reason in broken.items():
-        say(f"FAILED  plugin {name}: {reason}")
     path = Path(what)
     if path.suffix == ".py" or path.is_dir():
         before = set(registered())
@@ -79,7 +97,16 @@ def _wanted(what: str) -> "list[tuple[str, type[Item]]]":
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*.py") if "test" not in p.stem)
+    """The modules of a plugin: not its tests, unless there is nothing else, nor what only looks like a module."""
+    if path.suffix == ".py":
+        return [path]
+    files = [
+        file
+        for file in sorted(path.rglob("*.py"))
+        if file.name not in ("setup.py", "conftest.py")
+        and not any(part in SKIPPED or part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    return [file for file in files if not file.stem.startswith("test_")] or files
 
 
 def _import(file: Path) -> None:
@@ -96,5 +123,5 @@ def _import(file: Path) -> None:
         spec.loader.exec_module(module)
     except FirstlineError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FirstlineError(f"{file} can't be imported: {type(error).__name__}: {error}") from None

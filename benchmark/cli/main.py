@@ -66,7 +66,6 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; nothing that was finished is lost, the same command goes on\n")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)

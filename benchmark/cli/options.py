@@ -17,7 +17,8 @@ Defense = Annotated[list[str] | None, typer.Option("-d", "--defense", help="Only
 Attack = Annotated[list[str] | None, typer.Option("-a", "--attack", help="Only attacks that match.")]
 Threat = Annotated[list[str] | None, typer.Option("-m", "--threat", help="Only threat models that match.")]
 Seeds = Annotated[
-    list[int] | None, typer.Option("-s", "--seed", help="These seeds instead of the suite's; repeatable.")
+    list[int] | None,
+    typer.Option("-s", "--seed", min=0, help="These seeds instead of the suite's; repeatable."),
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option("-x", "--exclude", help="Leave out, such as attack=pgd*; repeatable.")

@@ -96,7 +96,7 @@ def run(
 
 
 def run_plan(
-    plan: Plan, executor: Executor, results: Path, folder: Path | None, *, blind: bool, quiet: bool
+    plan: Plan, executor: "Executor", results: Path, folder: Path | None, *, blind: bool, quiet: bool
 ) -> bool:
     """Run a plan under a progress bar; return whether it was interrupted."""
     Store(results).prepare()
@@ -115,6 +115,7 @@ def _interruptible(executor: "Executor") -> Iterator[list[int]]:
     def stop(number: int, frame: object) -> None:
         caught.append(number)
         if len(caught) > 1:
+            warn("stopped; nothing that was finished is lost, the same command goes on")
             raise KeyboardInterrupt
         executor.stop()
         warn("stopping: the cells under way are finished first (Ctrl-C again stops at once)")
@@ -150,7 +151,8 @@ def _progress(plan: Plan, quiet: bool) -> "Iterator[Callable[[Event], None]]":
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.description}"), console=console, disable=quiet) as progress:
+    bare = quiet or not console.is_terminal  # a bar in a log file is noise
+    with Progress(*columns, TextColumn("{task.description}"), console=console, disable=bare) as progress:
         bar = progress.add_task("starting workers", total=plan.to_run)
         failures = 0
 

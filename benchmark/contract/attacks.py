@@ -153,8 +153,15 @@ def within_budget(attack: Poisoning, folder: Path | None) -> None:
             assert len(torch.unique(made.poisoned)) <= budget, (
                 f"{len(made.poisoned)} rows at a budget of {budget}"
             )
-            if budget == 0:
-                assert torch.equal(made.data.y, train.y), "labels changed at a budget of 0"
+            old = made.data.rows(made.data.ids >= 0)
+            old = old.rows(old.ids.argsort())
+            assert torch.equal(old.ids, train.ids), (
+                "rows were taken away, or ids made up (new rows have negative ids)"
+            )
+            changed = (old.y != train.y) | (old.x != train.x).flatten(1).any(1)
+            touched = torch.cat([old.ids[changed], made.data.ids[made.data.ids < 0]])
+            unlisted = int((~torch.isin(touched, made.poisoned)).sum())
+            assert not unlisted, f"{unlisted} changed or added rows are not listed as poisoned"
 
 
 @applies_to(Membership)

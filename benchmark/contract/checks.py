@@ -70,7 +70,7 @@ def documented(item: Item, folder: Path | None) -> None:
     """Has a summary, and names its source."""
     doc = card_of(kind_of(item), type(item)).doc
     assert (type(item).__doc__ or "").strip(), "the class has no docstring; say in one line what it does"
-    assert "Source:" in doc, (
+    assert "Source:" in doc or "Sources:" in doc, (
         "neither the module nor the class names a source; write 'Source: authors year, arXiv:…'"
     )
 

@@ -12,6 +12,7 @@ from firstline.benchmark.core.contracts import Context, Defense
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Fitted, Stack
+from firstline.benchmark.core.system import Response
 from firstline.benchmark.core.target import cross_entropies
 
 CPU = torch.device("cpu")
@@ -32,9 +33,17 @@ def _skip(defense: Defense) -> bool:
     return "pretrained" in defense.tags or "real" not in defense.inputs
 
 
-def _answer(fitted: Fitted, x: Tensor, seed: int = 0) -> Tensor:
+def _respond(fitted: Fitted, x: Tensor, seed: int = 0) -> Response:
     with torch.no_grad():
-        return fitted.system.respond(x, torch.Generator().manual_seed(seed)).logits
+        return fitted.system.respond(x, torch.Generator().manual_seed(seed))
+
+
+def _answer(fitted: Fitted, x: Tensor, seed: int = 0) -> Tensor:
+    """The logits (n, 2), with acceptance as a third column where the system can refuse."""
+    response = _respond(fitted, x, seed)
+    if response.acceptance is None:
+        return response.logits
+    return torch.cat([response.logits, response.acceptance[:, None].to(response.logits)], 1)
 
 
 @applies_to(Defense)
@@ -94,8 +103,11 @@ def answers(defense: Defense, folder: Path | None) -> None:
         return
     fitted, x = _fitted(defense), Blobs().load(None).test.x[:16].clone()
     before, given = {k: v.clone() for k, v in fitted.system.state_dict().items()}, x.clone()
+    logits = _respond(fitted, x).logits
+    assert tuple(logits.shape) == (len(x), 2), (
+        f"logits have shape {tuple(logits.shape)}, must be {(len(x), 2)}"
+    )
     whole = _answer(fitted, x)
-    assert tuple(whole.shape) == (len(x), 2), f"logits have shape {tuple(whole.shape)}, must be {(len(x), 2)}"
     assert torch.isfinite(whole).all(), "some logits are NaN or infinite"
     assert torch.equal(whole, _answer(fitted, x)), "two calls with one generator differ; draw only from rng"
     assert torch.equal(x, given), "the inputs were written to"
@@ -130,5 +142,5 @@ def useful(defense: Defense, folder: Path | None) -> None:
     if _skip(defense) or "control" in defense.tags:
         return
     test = Blobs().load(None).test
-    accuracy = (_answer(_fitted(defense), test.x).argmax(1) == test.y).float().mean().item()
+    accuracy = (_respond(_fitted(defense), test.x).logits.argmax(1) == test.y).float().mean().item()
     assert accuracy > 0.7, f"clean accuracy on two easy blobs is {accuracy:.2f}"

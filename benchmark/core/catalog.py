@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import os
 import pkgutil
 import sys
@@ -109,7 +110,7 @@ def load() -> Catalog:
             },
             raw["broken"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # absent, unreadable or damaged: build it again
     catalog = build(plugins)
     if not catalog.broken:  # a plugin may be mended outside the files that we watch
@@ -124,7 +125,14 @@ def build(plugins: Iterable[EntryPoint] | None = None) -> Catalog:
 
     cards: dict[str, dict[str, Card]] = {kind: {} for kind in KINDS}
     for (kind, name), cls in sorted(registered().items()):
-        cards[kind][name] = card_of(kind, cls)
+        if cls.__module__ not in sys.modules:
+            continue  # its plugin failed after this class, and is among the broken ones
+        try:
+            cards[kind][name] = card_of(kind, cls)
+        except Exception as error:
+            if cls.__module__.startswith("firstline."):
+                raise
+            broken[f"{kind} {name} ({cls.__module__})"] = f"{type(error).__name__}: {error}"
     return Catalog(cards, broken)
 
 
@@ -138,7 +146,7 @@ def discover(plugins: Iterable[EntryPoint]) -> dict[str, str]:
     for entry in plugins:
         try:
             _import_all(entry.module)
-        except Exception as error:  # a plugin may fail in any way, and must not take the others with it
+        except (Exception, SystemExit) as error:  # it may fail in any way, and must not take others with it
             broken[f"{entry.name} ({entry.module})"] = f"{type(error).__name__}: {error}"
     return broken
 
@@ -172,6 +180,12 @@ def card_of(kind: str, cls: "type[Item]") -> Card:
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if default is dataclasses.MISSING:
             raise FirstlineError(f"{kind} {cls.name}: the setting {f.name!r} has no default; give it one")
+        try:
+            json.dumps(default, allow_nan=False)
+        except (TypeError, ValueError):
+            raise FirstlineError(
+                f"{kind} {cls.name}: the default of {f.name!r} must be plain data, got {default!r}"
+            ) from None
         settings.append(Setting(f.name, f.type if isinstance(f.type, str) else _type_name(f.type), default))
     doc = inspect.cleandoc(cls.__doc__ or "")
     heading = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "")
@@ -189,7 +203,7 @@ def card_of(kind: str, cls: "type[Item]") -> Card:
         line=inspect.getsourcelines(cls)[1],
         code=code_digest(file.read_text()),
         settings=tuple(settings),
-        facts=cls.facts(),
+        facts=json.loads(json.dumps(cls.facts())),  # as the cache gives it back
     )
 
 
@@ -233,6 +247,8 @@ def _coerce(value: Any, setting: Setting, card: Card) -> Any:
     words = setting.type.replace("|", " ").split("[")[0].split()
     if value is None and "None" in setting.type:
         return None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FirstlineError(f"{card.kind} {card.name}: {setting.name} must be finite, got {value!r}")
     for word in words:
         if word in _TYPES and isinstance(value, _TYPES[word]) and isinstance(value, bool) == (word == "bool"):
             # 1 and 1.0 are one setting: equal settings must have equal keys.

@@ -112,6 +112,7 @@ class InputSpace:
 
     def round(self, x: Tensor) -> Tensor:
         """Return x (n, *shape) moved to the nearest allowed values: clipped to the box, rounded to the grid."""
+        kind = x.dtype
         low, high = self.box(x)
         if isinstance(self.grid, tuple):
             grid = self._like(self.grid, x)
@@ -120,7 +121,7 @@ class InputSpace:
         elif self.grid > 0:
             levels = 1 / self.grid
             x = torch.round((x - low) * levels) / levels + low
-        return torch.minimum(torch.maximum(x, low), high)
+        return torch.minimum(torch.maximum(x, low), high).to(kind)
 
     def check(self, x: Tensor) -> str | None:
         """Return what is wrong with x (n, *shape) as inputs, or None."""

@@ -32,14 +32,21 @@ def _column(eps: Tensor, x: Tensor) -> Tensor:
     return eps.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _project_l2(delta: Tensor, eps: Tensor) -> Tensor:
+def _project_linf(points: Tensor, centre: Tensor, eps: Tensor) -> Tensor:
+    return torch.clamp(points, centre - eps, centre + eps)
+
+
+def _project_l2(points: Tensor, centre: Tensor, eps: Tensor) -> Tensor:
+    delta = points - centre
     size = _column(length(delta, "l2"), delta)
-    # Only outer points shrink; inner ones stay exactly where they are.
-    return torch.where(size > eps, delta * (eps / size.clamp_min(1e-30)), delta)
+    # Only outer points move; inner ones stay exactly where they are.
+    return torch.where(size > eps, centre + delta * (eps / size.clamp_min(1e-30)), points)
 
 
 def _steepest_l2(gradient: Tensor) -> Tensor:
-    return gradient / _column(length(gradient, "l2"), gradient).clamp_min(1e-30)
+    direction = gradient / _column(length(gradient, "l2"), gradient).clamp_min(1e-30)
+    # A gradient that is no number moves nothing, as with torch.sign.
+    return torch.nan_to_num(direction, nan=0.0)
 
 
 def _random_linf(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -54,13 +61,13 @@ def _random_l2(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class _Norm:
-    project: Callable[[Tensor, Tensor], Tensor]
+    project: Callable[[Tensor, Tensor, Tensor], Tensor]
     steepest: Callable[[Tensor], Tensor]
     random: Callable[[torch.Size, torch.Generator], Tensor]
 
 
 _NORMS = {
-    "linf": _Norm(lambda delta, eps: torch.clamp(delta, -eps, eps), torch.sign, _random_linf),
+    "linf": _Norm(_project_linf, torch.sign, _random_linf),
     "l2": _Norm(_project_l2, _steepest_l2, _random_l2),
 }
 
@@ -83,6 +90,7 @@ class Region:
         grid = torch.as_tensor(space.grid, dtype=x.dtype, device=x.device)
         self._grid = grid.reshape(space.shape) if grid.ndim else grid
         self._gridded = bool((self._grid > 0).any())
+        self._corner = low
         if norm == "linf":
             self.low, self.high = torch.maximum(x - self.eps, low), torch.minimum(x + self.eps, high)
         else:
@@ -91,8 +99,21 @@ class Region:
             step = torch.where(self._grid > 0, self._grid, torch.ones_like(self._grid))
             inner_low = torch.ceil((self.low - low) / step - 1e-4) * step + low
             inner_high = torch.floor((self.high - low) / step + 1e-4) * step + low
+            # Rounded again, to be the very numbers that InputSpace.round gives.
+            inner_low, inner_high = space.round(inner_low), space.round(inner_high)
             self._snap_low = torch.where(self._grid > 0, torch.minimum(inner_low, x), self.low)
             self._snap_high = torch.where(self._grid > 0, torch.maximum(inner_high, x), self.high)
+
+    def _rounded(self, points: Tensor) -> Tensor:
+        """Return points on the grid, not clipped: what space.round does, without its intermediate tensors."""
+        if self._grid.ndim:
+            return self.space.round(points)
+        low = self.space.low
+        levels = 1 / float(self._grid)
+        if low == 0.0:
+            return (points * levels).round_().div_(levels)
+        offset = self._corner
+        return ((points - offset) * levels).round_().div_(levels).add_(offset)
 
     def keep(self, rows: Tensor) -> "Region":
         """Return the region of the examples at rows."""
@@ -114,10 +135,12 @@ class Region:
 
     def project(self, points: Tensor) -> Tensor:
         """Return the points brought into the ball and then into the box; inner points stay."""
-        delta = self._ops.project(points - self.centre, self.eps)
-        if self._free is not None:
-            delta = delta * self._free
-        return torch.clamp(self.centre + delta, self.low, self.high)
+        near = self._ops.project(self._hold(points), self.centre, self.eps)
+        return torch.clamp(near, self.low, self.high)
+
+    def _hold(self, points: Tensor) -> Tensor:
+        """The points with all features that may not move back where they were."""
+        return points if self._free is None else torch.where(self._free > 0, points, self.centre)
 
     def random(self, generator: torch.Generator) -> Tensor:
         """Return one point per example, drawn uniformly from the ball and cut to the box."""
@@ -131,14 +154,14 @@ class Region:
         """Return the points as the system will be given them: on the grid, still inside the region."""
         if not self._gridded:
             return points
-        rounded = self.space.round(points)
+        rounded = self._hold(self.space.round(points))
         if self.norm == "linf":
             return torch.clamp(rounded, self._snap_low, self._snap_high)
         outside = length(rounded - self.centre, self.norm) > self.eps.flatten() * (1 + SLACK / 10)
         if outside.any():
             grid = torch.where(self._grid > 0, self._grid, torch.full_like(self._grid, 1e-12))
             nearer = self.centre + torch.trunc((points - self.centre) / grid) * grid
-            rounded = torch.where(_column(outside, points), self.space.round(nearer), rounded)
+            rounded = torch.where(_column(outside, points), self._hold(self.space.round(nearer)), rounded)
         return rounded
 
 

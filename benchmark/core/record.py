@@ -18,7 +18,7 @@ VOLATILE = {
 class Part(BaseModel):
     """Base of all parts: no unknown fields, no NaN, unchangeable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 class Metric(Part):
@@ -168,6 +168,10 @@ def read_record(path: Path) -> Record:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise FirstlineError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FirstlineError(
+            f"{path} is not a record: it is not text; delete the file and run the suite again"
+        ) from None
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:

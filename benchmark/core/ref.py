@@ -8,6 +8,9 @@ from typing import Any
 from firstline.benchmark.core.errors import FirstlineError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+_MARK = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[()+]"""
+)  # a whole string, or a sign outside strings
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,15 @@ class Ref:
             raise FirstlineError(f"cannot read {text!r}; write a name, or name(setting=value, ...)")
         try:
             call = ast.parse(f"f{rest or '()'}", mode="eval").body
-            if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+                raise ValueError(text)
+            names = [k.arg for k in call.keywords]
+            if None in names or len(set(names)) < len(names):
                 raise ValueError(text)
             settings = {str(k.arg): _value(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError):
             raise FirstlineError(
-                f"cannot read the settings in {text!r}; write name(setting=value, ...)"
+                f"cannot read the settings in {text!r}; write name(setting=value, ...), each setting once"
             ) from None
         return cls(match.group(), tuple(sorted(settings.items())))
 
@@ -52,11 +58,11 @@ def parse_stack(text: str) -> tuple[Ref, ...]:
     ['adversarial-training(steps=3)', 'input-noise']
     """
     layers, depth, start = [], 0, 0
-    for at, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if letter == "+" and depth == 0:
-            layers.append(text[start:at])
-            start = at + 1
+    for mark in _MARK.finditer(text):
+        depth += (mark.group() == "(") - (mark.group() == ")")
+        if mark.group() == "+" and depth == 0:
+            layers.append(text[start : mark.start()])
+            start = mark.end()
     return tuple(Ref.parse(layer) for layer in [*layers, text[start:]])
 
 

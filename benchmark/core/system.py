@@ -1,5 +1,6 @@
 """What a defense deploys, and what is attacked and scored: a model with its processing, refusals and monitor."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +56,21 @@ class System(nn.Module):
         return self._inside().respond(x, rng)
 
     def surrogate(self, x: Tensor, rng: torch.Generator) -> Response:
-        """Answer like `respond`, but differentiably: what a BPDA adversary uses (Athalye et al. 2018)."""
-        return self.respond(x, rng)
+        """Answer like `respond`, but differentiably: what a BPDA adversary uses (Athalye et al. 2018).
+
+        The default is `respond`, put around the inner system's stand-in where that has one.
+        """
+        if self.inner is None or not self.inner.stands_in:
+            return self.respond(x, rng)
+        twin = copy(self)  # shares all tensors
+        twin.__dict__["_modules"] = {**self._modules, "inner": _StandIn(self.inner)}
+        return twin.respond(x, rng)
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether `surrogate` may answer otherwise than `respond`, here or further inside."""
+        here = type(self).surrogate is not System.surrogate
+        return here or (self.inner is not None and self.inner.stands_in)
 
     def observe(self, queries: Tensor) -> Tensor:
         """See a batch of queries (n, *shape) as they come; return which are flagged, (n,) bool."""
@@ -72,6 +86,13 @@ class System(nn.Module):
         if self.inner is None:
             raise NotImplementedError(f"{type(self).__name__} wraps nothing: implement respond")
         return self.inner
+
+
+class _StandIn(System):
+    """Answers with the surrogate of the system inside."""
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        return self._inside().surrogate(x, rng)
 
 
 class Bare(System):

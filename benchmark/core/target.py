@@ -10,7 +10,7 @@ from firstline.benchmark.core.ascent import PerExampleLoss, Slope
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import AccessDenied, BudgetExhausted, FirstlineError, SystemFailed
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import Response, System
+from firstline.benchmark.core.system import REFUSED, Response, System
 from firstline.benchmark.core.threat import Threat
 
 DRAWS = (
@@ -29,8 +29,8 @@ def checked(
     """Return answer(x, noise) for x (n, *shape). Raises SystemFailed where it raises, or answers in a wrong shape."""
     try:
         response = answer(x, noise)
-    except FirstlineError:
-        raise
+    except (FirstlineError, MemoryError, torch.OutOfMemoryError):
+        raise  # a full memory is the machine's doing
     except Exception as error:
         raise SystemFailed(f"the system raised {type(error).__name__}: {error}") from error
     if not isinstance(response, Response):
@@ -132,8 +132,9 @@ class Target:
         """Return the gradient of the per-example loss at x (k, *shape), and which points are answered wrongly.
 
         The gradient is that of the whole system: through its differentiable stand-in where it has one (BPDA),
-        averaged over DRAWS draws where it is stochastic (EOT). A stochastic system is never called broken: a
-        point at which a few draws err is a coin toss for the next one, so the ascent goes on.
+        averaged over DRAWS draws where it is stochastic (EOT). Whether a point is answered wrongly is up to the
+        system itself, never to its stand-in. A stochastic system is never called broken: a point at which a few
+        draws err is a coin toss for the next one, so the ascent goes on.
         """
         self._need("gradients")
         draws = DRAWS if self._system.stochastic else 1
@@ -153,13 +154,19 @@ class Target:
             leaf = x.detach().requires_grad_()
             with torch.enable_grad():
                 answer = self._respond(self._system.surrogate, leaf)
-                (gradient,) = torch.autograd.grad(loss(answer.logits, y).sum(), leaf)
+                value = loss(answer.logits, y).sum()
+                if not value.requires_grad:
+                    raise SystemFailed(
+                        "the system gives no gradient; give it a differentiable surrogate (BPDA)"
+                    )
+                (gradient,) = torch.autograd.grad(value, leaf)
             total = gradient if total is None else total + gradient
         assert total is not None
         if self._system.stochastic:
             return Slope(total / draws, None)
-        wrong = answer.logits.detach().argmax(1) != y
-        return Slope(total, wrong if answer.acceptance is None else wrong & answer.accepted)
+        with torch.no_grad():
+            labels = (self._respond(self._system.respond, x) if self._system.stands_in else answer).labels
+        return Slope(total, (labels != y) & (labels != REFUSED))
 
     @property
     def system(self) -> System:

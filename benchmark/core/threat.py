@@ -9,6 +9,7 @@ The text form is ``vector/knowledge/goal[:amount][,option=value...]``:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from firstline.benchmark.core.errors import FirstlineError, not_found
@@ -42,8 +43,8 @@ def _share(text: str) -> float:
 
 def _count(text: str) -> int:
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
-    value = float(text[:-1] if factor > 1 else text) * factor
-    if value < 0 or value != int(value):
+    value = Decimal(text[:-1] if factor > 1 else text) * factor  # exact: 1.001m is a whole number
+    if not 0 <= value < 2**63 or value != int(value):
         raise ValueError(text)
     return int(value)
 
@@ -62,11 +63,11 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 def _short(value: float) -> str:
-    return repr(int(value)) if value == int(value) else repr(value)
+    return repr(int(value)) if value == int(value) and value < 1e16 else repr(value)
 
 
 def _write_radius(value: float) -> str:
-    plain, pixels = _short(value), round(value * 255)
+    plain, pixels = _short(value), round(min(value, 1e6) * 255)
     fraction = f"{pixels}/255"
     return fraction if pixels / 255 == value and len(fraction) < len(plain) else plain
 
@@ -154,11 +155,11 @@ class Threat:
         if knowledge not in KNOWLEDGE:
             raise FirstlineError(f"threat {text!r}: {not_found('knowledge', knowledge, KNOWLEDGE)}")
         head, *options = rest.split(",")
-        goal, _, amount_text = head.partition(":")
+        goal, colon, amount_text = head.partition(":")
         if goal not in GOALS[vector]:
             raise FirstlineError(f"threat {text!r}: {not_found(f'goal of {vector}', goal, GOALS[vector])}")
         form = GOALS[vector][goal]
-        if form is None and amount_text:
+        if form is None and colon:
             raise FirstlineError(
                 f"threat {text!r}: {vector}/{goal} takes no amount; write it without ':{amount_text}'"
             )
@@ -232,7 +233,7 @@ def _defaults(knowledge: str) -> dict[str, Any]:
 def _read(text: str, name: str, form: _Form, value: str) -> Any:
     try:
         return form.read(value)
-    except (ValueError, KeyError, ZeroDivisionError, OverflowError):
+    except (ValueError, KeyError, ArithmeticError):
         found = repr(value) if value else "nothing"
         raise FirstlineError(f"threat {text!r}: {name} needs {form.example}; found {found}") from None
 

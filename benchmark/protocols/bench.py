@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from firstline.benchmark.core.contracts import Attack, PoisonedData, Task
+from firstline.benchmark.core.contracts import Attack, PoisonedData, Task, initialise
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import Outcome
@@ -56,7 +56,7 @@ class Bench:
             classes=self.task.classes,
             rng=self.rng.child("target"),
             examples=examples,
-            build=self.task.default.build,
+            build=lambda: initialise(self.task.default.build, build_rng.child("architecture")),
             train=train.rows(held),
             aux=self.splits.aux,
             defense=str(self.stack),

@@ -15,6 +15,7 @@ from firstline.benchmark.core.geometry import Region, distance, violation
 from firstline.benchmark.core.outcome import EvasionOutcome
 from firstline.benchmark.core.record import Gate, Metric
 from firstline.benchmark.core.system import INVALID, REFUSED
+from firstline.benchmark.core.target import checked
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -40,10 +41,11 @@ def run(bench: Bench) -> Measured:
     )
     if not isinstance(found, Tensor):
         raise ContractBroken(f"the attack returned a {type(found).__name__} instead of a tensor")
+    found = found.detach().to(drawn.x)
     problem = violation(found, drawn.x, space, threat.goal, threat.eps)
     if problem:
         raise ContractBroken(f"the attack {problem}")
-    adversarial = Region(drawn.x, space, threat.goal, threat.eps).snap(found.detach())
+    adversarial = Region(drawn.x, space, threat.goal, threat.eps).snap(found)
     watched = _watched(served, adversarial, bench)
     bench.stage("score")
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
@@ -99,8 +101,9 @@ def measure(outcome: EvasionOutcome) -> dict[str, Metric]:
 @torch.no_grad()
 def _watched(served: Served, x: Tensor, bench: Bench) -> Tensor:
     """Answers of the system in the attack's own process, which saw the gradients."""
-    noise = bench.rng.torch("watched")
-    return torch.cat([served.system.respond(part, noise).labels for part in x.split(512)]).cpu()
+    noise, classes = bench.rng.torch("watched"), bench.task.classes
+    parts = [checked(served.system.respond, part, noise, classes) for part in x.split(512)]
+    return torch.cat([part.labels for part in parts]).cpu()
 
 
 def _gate(gap: float, stochastic: bool, outcome: EvasionOutcome) -> Gate:

@@ -32,7 +32,8 @@ def run(bench: Bench) -> Measured:
     target = bench.target(served.system, len(candidates), bench.rng)
     aux = bench.splits.aux.to(bench.device) if bench.threat.aux else None
     asked = candidates.to(bench.device)
-    scores = attack.score(target, asked, aux, bench.threat, bench.rng.child("attack", attack.name))
+    mine = Data(asked.x.clone(), asked.y.clone(), asked.ids.clone())
+    scores = attack.score(target, mine, aux, bench.threat, bench.rng.child("attack", attack.name))
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(candidates),):
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ContractBroken(f"the attack returned scores of shape {shape} for {len(candidates)} candidates")

@@ -21,14 +21,14 @@ def run(bench: Bench) -> Measured:
     clean = bench.fit(None)
     bench.stage("poison")
     poisoned = poison(bench)
-    served = bench.fit(poisoned)
-    bench.stage("score")
     test = bench.splits.test
     drawn = test.rows(bench.draw("test", len(test), bench.examples))
     if len(drawn) == 0:
         raise ContractBroken("the task has no test example to score")
+    triggered = _triggered(poisoned, drawn, bench.task)
+    served = bench.fit(poisoned)
+    bench.stage("score")
     asked = [drawn.x.to(bench.device)]
-    triggered = _triggered(poisoned, drawn)
     if triggered is not None:
         asked.append(triggered.x.to(bench.device))
     score = bench.rng.child("score")
@@ -103,12 +103,16 @@ def _overreach(made: PoisonedData, seen: Data, budget: int, task: Task) -> str |
     return None
 
 
-def _triggered(poisoned: PoisonedData, test: Data) -> Data | None:
-    """The test examples outside the target class, with the trigger on."""
+def _triggered(poisoned: PoisonedData, test: Data, task: Task) -> Data | None:
+    """The test examples outside the target class, with the trigger on, on the grid."""
     if poisoned.trigger is None or poisoned.target_class is None:
         return None
     others = test.rows(test.y != poisoned.target_class)
-    return Data(poisoned.trigger(others.x.clone()), others.y, others.ids)
+    x = poisoned.trigger(others.x.clone())
+    problem = task.space.check(x) if len(x) == len(others) else f"{len(x)} examples for {len(others)}"
+    if problem:
+        raise ContractBroken(f"the attack's trigger returned {problem}")
+    return Data(task.space.round(x).to(others.x.dtype), others.y, others.ids)
 
 
 def measure(outcome: PoisoningOutcome) -> dict[str, Metric]:

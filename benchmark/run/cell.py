@@ -220,7 +220,7 @@ def _fit(
             group.store.save_fit(key, state, facts)
         # Always rebuilt, fresh or stored: a second run meets the very same system.
         system = blueprint.rebuild(state)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if poisoned is None:
             group.failed = error
         raise

@@ -21,22 +21,22 @@ Timings = dict[str, list[float]]  # name -> [seconds in all, how often]
 
 def read_timings(root: Path) -> Timings:
     """Return the timings of past runs in root over those that come with firstline."""
-    timings: Timings = {}
-    for path in (SHIPPED, root / "timings.json"):
-        try:
-            timings.update(json.loads(path.read_text()))
-        except (OSError, ValueError):
-            continue
-    return timings
+    return {**_read(SHIPPED), **_read(root / "timings.json")}
+
+
+def _read(path: Path) -> Timings:
+    """The timings in a file; nothing where it is missing or damaged, since they only serve an estimate."""
+    try:
+        raw = json.loads(path.read_text())
+        return {str(name): [float(total), float(count)] for name, (total, count) in raw.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def add_timings(root: Path, records: Iterable["Record"]) -> None:
     """Fold the seconds of new records into root's timings."""
     path = root / "timings.json"
-    try:
-        timings: Timings = json.loads(path.read_text())
-    except (OSError, ValueError):
-        timings = {}
+    timings = _read(path)
     for record in records:
         if record.status != "ok":
             continue

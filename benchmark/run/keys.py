@@ -4,6 +4,7 @@ A preimage is plain nested data, one level per stage; a key is the SHA-256 of it
 display and retries are left out on purpose: they cannot change a correct number.
 """
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
@@ -67,10 +68,14 @@ def key(preimage: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(preimage).encode()).hexdigest()
 
 
+@functools.cache
+def _torch_version() -> str:
+    return ".".join(version("torch").split("+")[0].split(".")[:2])
+
+
 def numeric(device: str) -> dict[str, Any]:
     """Return the numeric environment: what makes the same computation give other numbers."""
-    torch_version = ".".join(version("torch").split("+")[0].split(".")[:2])
-    return {"core": CORE, "device": device, "dtype": "float32", "torch": torch_version}
+    return {"core": CORE, "device": device, "dtype": "float32", "torch": _torch_version()}
 
 
 def data_preimage(cell: Cell) -> dict[str, Any]:

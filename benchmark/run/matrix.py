@@ -91,6 +91,8 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
                                 seen.add(cell.label)
                                 matrix.cells.append(cell)
     if not matrix.cells and not matrix.skips:
+        if selection == Selection(seeds=selection.seeds):
+            raise FirstlineError(f"{suite.label} pairs no attack with a threat model of its vector")
         raise FirstlineError(
             f"nothing in {suite.label} matches the selection; `firstline show {suite.name}` lists what is in it"
         )
@@ -146,5 +148,10 @@ def _fingerprint(card: Card, task: Use, folder: Path | None) -> str:
     pinned: Any = task.settings.get("fingerprint") or card.facts["fingerprint"]
     if pinned:
         return str(pinned)
-    item = create("task", task.name, task.settings)
-    return item.load(folder).fingerprint()  # type: ignore[attr-defined, no-any-return]
+    try:
+        item = create("task", task.name, task.settings)
+        return item.load(folder).fingerprint()  # type: ignore[attr-defined, no-any-return]
+    except FirstlineError:
+        raise
+    except Exception as error:  # a plugin's, which may fail in any way
+        raise FirstlineError(f"task {task.text} can't be loaded: {type(error).__name__}: {error}") from None

@@ -2,12 +2,12 @@
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from firstline.benchmark.core.errors import FirstlineError, not_found
-from firstline.benchmark.run.suite import Suite, describe, parse_suite
+from firstline.benchmark.run.suite import Suite, describe, only, parse_suite, want
 
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
@@ -34,6 +34,14 @@ class Expected:
     attack: str
     metric: str
     error: bool = False
+
+
+T = TypeVar("T", Weights, Expected)
+_KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
+    str: (str, "a text"),
+    float: ((int, float), "a number"),
+    bool: (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,22 +91,31 @@ def find_recipe(name: str) -> PaperRecipe:
 
 
 def _parse(raw: dict[str, Any], where: str, name: str) -> PaperRecipe:
-    try:
-        weights = raw.get("weights")
-        return PaperRecipe(
-            name=name,
-            title=raw["title"],
-            source=raw["source"],
-            read_at=raw["read_at"],
-            deviations=tuple(raw.get("deviations", ())),
-            weights=None if weights is None else Weights(**weights),
-            suite=parse_suite(raw["suite"], f"{where}: suite"),
-            expected=tuple(Expected(**entry) for entry in raw["expected"]),
-        )
-    except KeyError as error:
-        raise FirstlineError(f"{where}: {error.args[0]} is missing") from None
-    except TypeError as error:
-        raise FirstlineError(f"{where}: {error}") from None
+    only(raw, ("title", "source", "read_at", "deviations", "weights", "suite", "expected"), where)
+    deviations = want({"deviations": [], **raw}, "deviations", list, where, "a list of texts")
+    if not all(isinstance(deviation, str) for deviation in deviations):
+        raise FirstlineError(f"{where}: deviations must be a list of texts; found {deviations!r}")
+    expected = want(raw, "expected", list, where, "one or more [[expected]] tables")
+    return PaperRecipe(
+        name=name,
+        **{part: want(raw, part, str, where, "a text") for part in ("title", "source", "read_at")},
+        deviations=tuple(deviations),
+        weights=_table(Weights, raw["weights"], f"{where}: weights") if "weights" in raw else None,
+        suite=parse_suite(want(raw, "suite", dict, where, "a [suite] table"), f"{where}: suite"),
+        expected=tuple(_table(Expected, one, f"{where}: expected {i + 1}") for i, one in enumerate(expected)),
+    )
+
+
+def _table(cls: type[T], raw: Any, where: str) -> T:
+    if not isinstance(raw, dict):
+        raise FirstlineError(f"{where} must be a table")
+    only(raw, tuple(field.name for field in fields(cls)), where)
+    values = {}
+    for field in fields(cls):
+        if field.name in raw or field.default is MISSING:
+            kind, form = _KINDS[field.type]
+            values[field.name] = want(raw, field.name, kind, where, form)
+    return cls(**values)
 
 
 def judge(recipe: PaperRecipe, records: Iterable["Record"]) -> list[Verdict]:

@@ -82,8 +82,11 @@ def execute(
         executor.run(plan.groups, Job(root, folder, blind), heard)
     finally:
         done = {keys.key(keys.cell_preimage(cell, blind=blind)) for cell in plan.matrix.cells}
-        store.log(sorted(key for key in done if store.record_path(key).is_file()))
         add_timings(root, fresh)
+        store.log(
+            sorted(key for key in done if store.record_path(key).is_file()),
+            rewritten={record.key for record in fresh},
+        )
     return fresh
 
 

@@ -79,7 +79,7 @@ def serve(door: Connection) -> None:
     except Exception as error:
         door.send_bytes(_told(error))
         return
-    door.send_bytes(OK + str(os.getpid()).encode())
+    door.send_bytes(OK)
     while True:
         try:
             x, classes, rng = door.recv()
@@ -108,12 +108,12 @@ class Nursery:
             _breed(theirs)
         theirs.close()
 
-    def door(self) -> Connection:
-        """Return the harness's end of a connection to a new scoring process."""
+    def scorer(self) -> tuple[Connection, int]:
+        """Return the harness's end of a connection to a new scoring process, and the id of that process."""
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [b"+"], [theirs.fileno()])
-        return Connection(ours.detach())
+        return Connection(ours.detach()), int(self._control.recv(32))
 
     def close(self) -> None:
         """End the nursery; scorers end when their doors close."""
@@ -130,52 +130,77 @@ def _breed(control: socket.socket) -> None:
         order, doors, _, _ = socket.recv_fds(control, 1, 1)
         if not order:
             os._exit(0)
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             control.close()
             try:
                 serve(Connection(doors[0]))
             finally:
                 os._exit(0)
         os.close(doors[0])
+        control.send(str(pid).encode())
 
 
 class BlindScorer:
-    """The harness's end of one scoring process."""
+    """The harness's end of one scoring process. After a failure the next request gets a fresh process.
+
+    So a cell's answers don't depend on which cells were scored before it.
+    """
 
     def __init__(
         self, nursery: Nursery, blueprint: Blueprint, state: dict[str, Tensor], threads: int = 1
     ) -> None:
-        self._door = nursery.door()
-        self._pid = 0
-        self._door.send((blueprint, {name: t.detach().cpu().numpy() for name, t in state.items()}, threads))
+        self._nursery = nursery
+        self._made_of = blueprint, {name: t.detach().cpu().numpy() for name, t in state.items()}, threads
+        self._door: Connection | None = None
+        self._ready = False
+        self._open()
 
-    def _receive(self) -> bytes:
+    def _open(self) -> Connection:
+        if self._door is None:
+            self._door, self._pid = self._nursery.scorer()
+            self._ready = False
+            with suppress(ConnectionError):  # it ended at once: told when its answer is missing
+                self._door.send(self._made_of)
+        return self._door
+
+    def _receive(self, door: Connection) -> bytes:
         # Bytes, never pickles: what comes back is from a process that runs the defense's code.
-        try:
-            if not self._door.poll(DEADLINE):
-                if self._pid:
-                    os.kill(self._pid, signal.SIGKILL)
-                raise SystemFailed(f"the system did not answer within {DEADLINE:.0f} s")
-            answer = self._door.recv_bytes()
-        except (EOFError, ConnectionResetError):
-            raise SystemFailed("the system ended its process while it was scored") from None
+        if not door.poll(DEADLINE):
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            raise SystemFailed(f"the system did not answer within {DEADLINE:.0f} s")
+        answer = door.recv_bytes()
         if not answer.startswith(OK):
             raise SystemFailed(answer.decode("utf-8", "replace"))
         return answer[len(OK) :]
 
     def score(self, x: Tensor, classes: int, rng: Streams) -> Tensor:
         """Return the answers (n,) to x (n, *shape). Raises SystemFailed where the system fails."""
-        if not self._pid:
-            self._pid = int(self._receive())
-        self._door.send((x.detach().cpu().numpy(), classes, rng))
-        found = np.frombuffer(self._receive(), np.int64)
-        if len(found) != len(x):
-            raise SystemFailed(f"the scoring process returned {len(found)} answers to {len(x)} inputs")
-        return torch.from_numpy(found.copy())
+        door = self._open()
+        try:
+            if not self._ready:
+                self._receive(door)
+                self._ready = True
+            door.send((x.detach().cpu().numpy(), classes, rng))
+            answer = self._receive(door)
+            if len(answer) != 8 * len(x):
+                raise SystemFailed(
+                    f"the scoring process returned {len(answer) / 8:g} answers to {len(x)} inputs"
+                )
+        except (EOFError, ConnectionError):
+            self.close()
+            raise SystemFailed("the system ended its process while it was scored") from None
+        except SystemFailed:
+            self.close()
+            raise
+        return torch.from_numpy(np.frombuffer(answer, np.int64).copy())
 
     def close(self) -> None:
         """End the process."""
-        self._door.close()
+        if self._door is not None:
+            self._door.close()
+            self._door = None
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from firstline.benchmark.core.record import Record
+
+
+STALE = 3600.0  # seconds: a younger temporary file may be that of another run, which writes it now
 
 
 class Damaged(FirstlineError):
@@ -77,9 +81,12 @@ class Store:
     def prepare(self) -> None:
         """Make the folder and check that it can be written. Removes leftovers of killed runs."""
         write_whole(self.root / ".writable", b"")
-        (self.root / ".writable").unlink()
-        for leftover in self.root.glob("*/*/.new-*"):
-            leftover.unlink(missing_ok=True)
+        (self.root / ".writable").unlink(missing_ok=True)
+        for pattern in (".new-*", "*/.new-*", "*/*/.new-*"):
+            for leftover in self.root.glob(pattern):
+                with suppress(FileNotFoundError):
+                    if leftover.stat().st_mtime < time.time() - STALE:
+                        leftover.unlink()
 
     def record_path(self, key: str) -> Path:
         """Return where the record of a cell is or will be."""
@@ -187,11 +194,18 @@ class Store:
             weights.unlink(missing_ok=True)
             raise Damaged(f"the stored system {weights} is damaged ({error}); it is fitted again") from None
 
-    def log(self, keys: list[str]) -> None:
-        """Chain records into the log: each line holds the hash of the one before, so that later edits show."""
+    def log(self, keys: list[str], rewritten: Collection[str] = ()) -> None:
+        """Chain records into the log: each line holds the hash of the one before, so that later edits show.
+
+        A key is logged once, and again where it is among rewritten: a failed cell's record after a retry.
+        Raises Damaged where the log is not what was written.
+        """
         path = self.root / "log.jsonl"
         lines = path.read_bytes().splitlines() if path.is_file() else []
-        logged = {json.loads(line)["key"] for line in lines if line.strip()}
+        try:
+            logged = {json.loads(line)["key"] for line in lines} - set(rewritten)
+        except (ValueError, KeyError, TypeError):
+            raise Damaged(f"{path} is damaged; move it away, and the next run begins a new one") from None
         before = hashlib.sha256(lines[-1]).hexdigest() if lines else "0" * 64
         fresh = []
         for key in keys:

@@ -72,24 +72,24 @@ def read_suite(path: Path) -> Suite:
 def parse_suite(raw: dict[str, Any], where: str) -> Suite:
     """Return the suite in the plain data of a TOML file; where names it in errors."""
     known = ("name", "version", "summary", "seeds", "examples", "matrix")
-    _only(raw, known, where)
-    seeds = _want(raw, "seeds", list, where, "a list of whole numbers, such as [0, 1]")
+    only(raw, known, where)
+    seeds = want(raw, "seeds", list, where, "a list of whole numbers, such as [0, 1]")
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
         raise FirstlineError(
             f"{where}: seeds must be a list of whole numbers, such as [0, 1]; found {seeds!r}"
         )
     if len(set(seeds)) != len(seeds):
         raise FirstlineError(f"{where}: seeds names a seed twice: {seeds!r}")
-    examples = _want(raw, "examples", int, where, "a whole number, such as 500")
-    if isinstance(examples, bool) or examples < 1:
+    examples = want(raw, "examples", int, where, "a whole number, such as 500")
+    if examples < 1:
         raise FirstlineError(f"{where}: examples must be at least 1; found {examples!r}")
-    blocks = _want(raw, "matrix", list, where, "one or more [[matrix]] tables")
+    blocks = want(raw, "matrix", list, where, "one or more [[matrix]] tables")
     if not blocks:
         raise FirstlineError(f"{where}: matrix is empty; write one or more [[matrix]] tables")
     return Suite(
-        name=_want(raw, "name", str, where, "a text"),
-        version=_want(raw, "version", str, where, 'a text, such as "1.0.0"'),
-        summary=raw.get("summary", ""),
+        name=want(raw, "name", str, where, "a text"),
+        version=want(raw, "version", str, where, 'a text, such as "1.0.0"'),
+        summary=want({"summary": "", **raw}, "summary", str, where, "a text"),
         seeds=tuple(seeds),
         examples=examples,
         blocks=tuple(_block(block, f"{where}: matrix {i + 1}") for i, block in enumerate(blocks)),
@@ -99,7 +99,7 @@ def parse_suite(raw: dict[str, Any], where: str) -> Suite:
 def _block(raw: Any, where: str) -> Block:
     if not isinstance(raw, dict):
         raise FirstlineError(f"{where} must be a [[matrix]] table")
-    _only(raw, ("tasks", "defenses", "attacks", "threats"), where)
+    only(raw, ("tasks", "defenses", "attacks", "threats"), where)
     texts = {name: _texts(raw, name, where) for name in ("tasks", "defenses", "attacks", "threats")}
     try:
         return Block(
@@ -113,21 +113,23 @@ def _block(raw: Any, where: str) -> Block:
 
 
 def _texts(raw: dict[str, Any], name: str, where: str) -> list[str]:
-    values = _want(raw, name, list, where, 'a list of texts, such as ["pgd"]')
+    values = want(raw, name, list, where, 'a list of texts, such as ["pgd"]')
     if not values or not all(isinstance(v, str) for v in values):
         raise FirstlineError(f'{where}: {name} must be a list of texts, such as ["pgd"]; found {values!r}')
     return list(values)
 
 
-def _want(raw: dict[str, Any], name: str, kind: type, where: str, form: str) -> Any:
+def want(raw: dict[str, Any], name: str, kind: type | tuple[type, ...], where: str, form: str) -> Any:
+    """Return the entry name of a TOML table. Raises FirstlineError where it is missing or not of its kind."""
     if name not in raw:
         raise FirstlineError(f"{where}: {name} is missing; it must be {form}")
-    if not isinstance(raw[name], kind):
+    if not isinstance(raw[name], kind) or (isinstance(raw[name], bool) and kind is not bool):
         raise FirstlineError(f"{where}: {name} must be {form}; found {raw[name]!r}")
     return raw[name]
 
 
-def _only(raw: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+def only(raw: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    """Raise FirstlineError where a TOML table has an entry that is not known."""
     for name in raw:
         if name not in known:
             raise FirstlineError(f"{where}: {not_found('entry', name, known)}")

@@ -1,6 +1,7 @@
 """Import of published weights: a pickled checkpoint becomes safetensors, once, outside the path of any run."""
 
 import hashlib
+import io
 from pathlib import Path
 
 from firstline.benchmark.core.errors import FirstlineError
@@ -26,14 +27,16 @@ def import_weights(path: Path, expected: str) -> str:
             f"{path} is not the published file: its SHA-256 is {found}, the recipe's {expected}"
         )
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:
         raise FirstlineError(
             f"{path} holds more than tensors, or is damaged: {type(error).__name__}"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise FirstlineError(f"{path} is not a plain dictionary of tensors")
-    data = save({name: tensor.contiguous() for name, tensor in sorted(state.items())})
+    data = save({name: state[name].contiguous().clone() for name in sorted(state)})
     digest = hashlib.sha256(data).hexdigest()
     write_whole(weights_path(digest), data)
     return digest
