@@ -48,14 +48,16 @@ class {cls}System(System):
         super().__init__(inner)
         self.levels = levels
 
+    def _rounded(self, x: Tensor) -> Tensor:
+        return torch.round(x * (self.levels - 1)) / (self.levels - 1)
+
     def respond(self, x: Tensor, rng: torch.Generator) -> Response:
         """Answer the rounded x (n, *shape)."""
-        steps = self.levels - 1
-        return self._inside().respond(torch.round(x * steps) / steps, rng)
+        return self._inside().respond(self._rounded(x), rng)
 
     def surrogate(self, x: Tensor, rng: torch.Generator) -> Response:
-        """Answer x itself: rounding has no useful gradient, so attackers go around it (BPDA)."""
-        return self._inside().surrogate(x, rng)
+        """Answer the rounded x, with gradients that pass straight through the rounding, which has none (BPDA)."""
+        return self._inside().surrogate(x + (self._rounded(x) - x).detach(), rng)
 
 
 @defense("{name}")

@@ -90,7 +90,6 @@ class Region:
         grid = torch.as_tensor(space.grid, dtype=x.dtype, device=x.device)
         self._grid = grid.reshape(space.shape) if grid.ndim else grid
         self._gridded = bool((self._grid > 0).any())
-        self._corner = low
         if norm == "linf":
             self.low, self.high = torch.maximum(x - self.eps, low), torch.minimum(x + self.eps, high)
         else:
@@ -105,15 +104,11 @@ class Region:
             self._snap_high = torch.where(self._grid > 0, torch.maximum(inner_high, x), self.high)
 
     def _rounded(self, points: Tensor) -> Tensor:
-        """Return points on the grid, not clipped: what space.round does, without its intermediate tensors."""
-        if self._grid.ndim:
+        """Return space.round of points; for points that the region clips anyway, without its intermediate tensors."""
+        if self.norm != "linf" or isinstance(self.space.grid, tuple) or self.space.low != 0.0:
             return self.space.round(points)
-        low = self.space.low
-        levels = 1 / float(self._grid)
-        if low == 0.0:
-            return (points * levels).round_().div_(levels)
-        offset = self._corner
-        return ((points - offset) * levels).round_().div_(levels).add_(offset)
+        levels = 1 / self.space.grid
+        return (points * levels).round_().div_(levels)
 
     def keep(self, rows: Tensor) -> "Region":
         """Return the region of the examples at rows."""
@@ -125,11 +120,11 @@ class Region:
         return smaller
 
     def step(self, points: Tensor, gradient: Tensor, stride: Tensor) -> Tensor:
-        """Return points moved uphill by stride (n, 1, …) and brought back into the region."""
+        """Return points moved uphill by stride (n, 1, …) and brought back into the region. gradient is overwritten."""
         if self._free is not None:
             gradient = gradient * self._free
         if self.norm == "linf":
-            moved = torch.addcmul(points, gradient.sign(), stride)
+            moved = torch.addcmul(points, gradient.sign_(), stride)
             return torch.clamp(moved, self.low, self.high, out=moved)
         return self.project(torch.addcmul(points, self._ops.steepest(gradient), stride))
 
@@ -154,9 +149,9 @@ class Region:
         """Return the points as the system will be given them: on the grid, still inside the region."""
         if not self._gridded:
             return points
-        rounded = self._hold(self.space.round(points))
+        rounded = self._hold(self._rounded(points))
         if self.norm == "linf":
-            return torch.clamp(rounded, self._snap_low, self._snap_high)
+            return torch.clamp(rounded, self._snap_low, self._snap_high, out=rounded)
         outside = length(rounded - self.centre, self.norm) > self.eps.flatten() * (1 + SLACK / 10)
         if outside.any():
             grid = torch.where(self._grid > 0, self._grid, torch.full_like(self._grid, 1e-12))

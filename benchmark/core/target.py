@@ -27,12 +27,15 @@ def checked(
     answer: Callable[[Tensor, torch.Generator], Response], x: Tensor, noise: torch.Generator, classes: int
 ) -> Response:
     """Return answer(x, noise) for x (n, *shape). Raises SystemFailed where it raises, or answers in a wrong shape."""
+    before = x._version
     try:
         response = answer(x, noise)
     except (FirstlineError, MemoryError, torch.OutOfMemoryError):
         raise  # a full memory is the machine's doing
     except Exception as error:
         raise SystemFailed(f"the system raised {type(error).__name__}: {error}") from error
+    if x._version != before:
+        raise SystemFailed("the system wrote to its inputs; work on a copy")
     if not isinstance(response, Response):
         raise SystemFailed(
             f"the system answered with a {type(response).__name__}; respond must return a Response"

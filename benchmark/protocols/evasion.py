@@ -102,7 +102,7 @@ def measure(outcome: EvasionOutcome) -> dict[str, Metric]:
 def _watched(served: Served, x: Tensor, bench: Bench) -> Tensor:
     """Answers of the system in the attack's own process, which saw the gradients."""
     noise, classes = bench.rng.torch("watched"), bench.task.classes
-    parts = [checked(served.system.respond, part, noise, classes) for part in x.split(512)]
+    parts = [checked(served.system.respond, part.clone(), noise, classes) for part in x.split(512)]
     return torch.cat([part.labels for part in parts]).cpu()
 
 

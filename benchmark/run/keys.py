@@ -17,6 +17,7 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols.versions import VERSIONS
 
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # the driver's, and its stand-in under WSL
 CORE = 1  # rises when a change to the core loops, streams or metric kernels changes numbers
 
 
@@ -148,10 +149,11 @@ def stage_keys(cell: Cell, *, blind: bool = True) -> dict[str, str]:
 
 
 def resolve_device(name: str) -> str:
-    """Return cpu or cuda for auto, cpu or cuda, without importing torch."""
+    """Return cpu or cuda for auto, cpu or cuda, without importing torch. Raises FirstlineError for cuda without a GPU."""
     if name not in ("auto", "cpu", "cuda"):
         raise FirstlineError(f"--device must be auto, cpu or cuda; found {name!r}")
-    if name == "auto":
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-        return "cuda" if Path("/dev/nvidiactl").exists() and not hidden else "cpu"
-    return name
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    there = not hidden and any(Path(device).exists() for device in GPU_DEVICES)
+    if name == "cuda" and not there:
+        raise FirstlineError("--device cuda: no NVIDIA GPU is visible here; use --device cpu, or auto")
+    return "cuda" if name != "cpu" and there else "cpu"

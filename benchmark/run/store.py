@@ -100,9 +100,11 @@ class Store:
         """Return the record of a cell as plain data without checking it, or None where there is none or it is damaged."""
         try:
             raw = json.loads(self.record_path(key).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        return raw if isinstance(raw, dict) and raw.get("key") == key and "status" in raw else None
+        if not isinstance(raw, dict) or raw.get("key") != key or raw.get("status") not in ("ok", "failed"):
+            return None
+        return raw if isinstance(raw.get("error"), dict) == (raw["status"] == "failed") else None
 
     def read(self, key: str) -> "Record":
         """Return the record of a cell. Raises FirstlineError."""
@@ -118,8 +120,10 @@ class Store:
         """Return the one key that begins with start. Raises FirstlineError."""
         found = [key for key in self.record_keys() if key.startswith(start)]
         if len(found) != 1:
-            what = "no record" if not found else f"{len(found)} records"
-            raise FirstlineError(f"{what} in {self.root} begin with {start!r}; `firstline status` lists them")
+            what = (
+                f"{len(found)} records in {self.root} begin" if found else f"no record in {self.root} begins"
+            )
+            raise FirstlineError(f"{what} with {start!r}; `firstline status --keys` lists them")
         return found[0]
 
     def records(self) -> "Iterator[Record]":

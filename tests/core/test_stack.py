@@ -1,0 +1,212 @@
+"""Defenses in order, and a fit that leaves nothing to chance."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.core.contracts import Context, Defense, Task
+from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.errors import ContractBroken, FirstlineError
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.stack import Stack
+from firstline.benchmark.core.system import Response, System
+
+CPU = torch.device("cpu")
+TASK = Blobs(train=64, test=8)
+DATA = TASK.load(None).train
+LOG: list[str] = []
+
+
+class Scaled(System):
+    """Multiplies the logits, and learns one number when it is calibrated."""
+
+    def __init__(self, inner: System, by: float, plus: float) -> None:
+        super().__init__(inner)
+        self.by, self.plus = by, plus
+        self.register_buffer("seen", torch.zeros(()))
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        return Response(self._inside().respond(x, rng).logits * self.by + self.plus)
+
+
+@dataclass(frozen=True)
+class Layer(Defense):
+    """Drops the first rows, scales the logits, and writes down which hook is called when."""
+
+    name = "layer"
+
+    label: str = "a"
+    drop: int = 0
+    by: float = 1.0
+    plus: float = 0.0
+
+    def collect(self, data: Data, ctx: Context) -> Data:
+        LOG.append(f"{self.label} collects {len(data)}")
+        return data.rows(torch.arange(self.drop, len(data)))
+
+    def deploy(self, system: System, task: Task) -> System:
+        LOG.append(f"{self.label} deploys")
+        return Scaled(system, self.by, self.plus)
+
+    def calibrate(self, system: System, data: Data, ctx: Context) -> None:
+        LOG.append(f"{self.label} calibrates on {len(data)}")
+        assert isinstance(system, Scaled)
+        assert not torch.is_grad_enabled()
+        system.get_buffer("seen").copy_(torch.rand((), generator=ctx.rng.torch("x")) + len(data))
+
+
+@dataclass(frozen=True)
+class Trainer(Defense):
+    """Fills the weights with one number."""
+
+    name = "trainer"
+
+    value: float = 0.5
+
+    def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.fill_(self.value)
+        return module
+
+
+@dataclass(frozen=True)
+class Builder(Defense):
+    name = "builder"
+
+    def build(self, task: Task) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+
+@pytest.fixture(autouse=True)
+def _empty_log():
+    LOG.clear()
+
+
+def fit(*layers: Defense, seed: int = 0):
+    return Stack(layers).fit(TASK, DATA, Streams(seed), CPU)
+
+
+def test_layers_collect_deploy_and_calibrate_in_the_order_of_the_stack():
+    fitted = fit(Layer("a", drop=4), Trainer(), Layer("b", drop=10))
+    assert LOG == [
+        "a collects 64",
+        "b collects 60",
+        "a deploys",
+        "b deploys",
+        "a calibrates on 50",
+        "b calibrates on 50",
+    ]
+    assert fitted.kept.tolist() == list(range(14, 64))
+
+
+def test_the_last_layer_is_outermost():
+    x, rng = DATA.x[:3], torch.Generator()
+    plain = fit(Trainer()).system.respond(x, rng).logits
+    doubled_then_one = fit(Trainer(), Layer(by=2.0), Layer(plus=1.0)).system.respond(x, rng).logits
+    one_then_doubled = fit(Trainer(), Layer(plus=1.0), Layer(by=2.0)).system.respond(x, rng).logits
+    torch.testing.assert_close(doubled_then_one, 2 * plain + 1)
+    torch.testing.assert_close(one_then_doubled, 2 * (plain + 1))
+
+
+@pytest.mark.parametrize(
+    "pair", [(Trainer(), Trainer(0.1)), (Trainer(), Builder()), (Builder(), Layer(), Trainer())]
+)
+def test_two_layers_that_train_are_refused_by_name(pair):
+    names = [layer.name for layer in pair if layer.name != "layer"]
+    with pytest.raises(FirstlineError, match=f"{names[0]} and {names[1]} both train the network; keep one"):
+        fit(*pair)
+
+
+def test_the_same_seed_gives_the_same_system_and_another_seed_another():
+    first, again, other = (fit(Layer(), seed=seed).system.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_all_defenses_start_from_the_same_weights_and_batch_orders():
+    plain, wrapped = fit(), fit(Layer(by=3.0))
+    state = wrapped.system.state_dict()
+    assert all(
+        torch.equal(tensor, state[f"inner.{name}"]) for name, tensor in plain.system.state_dict().items()
+    )
+
+
+def test_fitting_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    fit(Layer())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_fitted_system_is_frozen_and_in_evaluation_mode():
+    system = fit(Layer()).system
+    assert not any(module.training for module in system.modules())
+    assert not any(parameter.requires_grad for parameter in system.parameters())
+
+
+def test_a_skeleton_takes_the_stored_tensors():
+    stack = Stack((Layer(by=2.0), Layer("b", plus=1.0)))
+    fitted = stack.fit(TASK, DATA, Streams(0), CPU)
+    again = stack.skeleton(TASK)
+    again.load_state_dict(fitted.system.state_dict())
+    x, rng = DATA.x[:3], torch.Generator()
+    assert torch.equal(again.eval().respond(x, rng).logits, fitted.system.respond(x, rng).logits)
+
+
+def test_collecting_nothing_is_an_error_that_names_the_layer():
+    with pytest.raises(ContractBroken, match="layer: collect left no training data of 64 rows"):
+        fit(Layer(drop=64))
+
+
+@dataclass(frozen=True)
+class Faulty(Defense):
+    name = "faulty"
+
+    hook: str = "train"
+
+    def collect(self, data: Data, ctx: Context) -> Data:
+        return None if self.hook == "collect" else data
+
+    def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
+        return None if self.hook == "train" else module
+
+    def deploy(self, system: System, task: Task) -> System:
+        return system.module if self.hook == "deploy" else system
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("collect", "faulty: collect left no training data"),
+        ("train", "faulty: train returned NoneType instead of a module"),
+        ("deploy", "faulty: deploy returned Sequential instead of a System"),
+    ],
+)
+def test_a_hook_that_returns_the_wrong_thing_is_named(hook, said):
+    with pytest.raises(ContractBroken, match=said):
+        fit(Faulty(hook))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value):
+    with pytest.raises(
+        ContractBroken, match=r"trainer.*module.2.weight of the fitted system is NaN or infinite"
+    ):
+        fit(Trainer(value))
+
+
+def test_a_learned_buffer_that_is_no_number_is_refused_too():
+    @dataclass(frozen=True)
+    class Lost(Layer):
+        def calibrate(self, system: System, data: Data, ctx: Context) -> None:
+            system.get_buffer("seen").fill_(float("nan"))
+
+    with pytest.raises(ContractBroken, match="seen of the fitted system is NaN"):
+        fit(Lost())
+
+
+def test_a_stack_is_written_as_its_layers():
+    assert str(Stack((Layer(by=2.0), Trainer()))) == "layer(by=2.0)+trainer"
