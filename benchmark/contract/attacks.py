@@ -142,11 +142,11 @@ def within_budget(attack: Poisoning, folder: Path | None) -> None:
         for budget in (0, 25):
             mine = Data(train.x.clone(), train.y.clone(), train.ids.clone())
             made = attack.poison(mine, task, budget, threat, Streams(0))
-            again = attack.poison(mine, task, budget, threat, Streams(0))
             assert isinstance(made, PoisonedData), f"poison returned a {type(made).__name__}"
             assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), (
                 "it wrote to the data it was given"
             )
+            again = attack.poison(mine, task, budget, threat, Streams(0))
             assert torch.equal(made.data.x, again.data.x) and torch.equal(made.data.y, again.data.y), (
                 "the same seed gave another poison"
             )

@@ -104,13 +104,13 @@ def answers(defense: Defense, folder: Path | None) -> None:
     fitted, x = _fitted(defense), Blobs().load(None).test.x[:16].clone()
     before, given = {k: v.clone() for k, v in fitted.system.state_dict().items()}, x.clone()
     logits = _respond(fitted, x).logits
+    assert torch.equal(x, given), "the inputs were written to"
     assert tuple(logits.shape) == (len(x), 2), (
         f"logits have shape {tuple(logits.shape)}, must be {(len(x), 2)}"
     )
     whole = _answer(fitted, x)
     assert torch.isfinite(whole).all(), "some logits are NaN or infinite"
     assert torch.equal(whole, _answer(fitted, x)), "two calls with one generator differ; draw only from rng"
-    assert torch.equal(x, given), "the inputs were written to"
     after = fitted.system.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before), "answering changed the system's state"
     if fitted.system.stochastic:

@@ -47,9 +47,7 @@ def stated_inputs(task: Task, folder: Path | None) -> None:
             f"{name}: labels outside 0..{task.classes - 1}"
         )
         few = data.x[:1000]
-        assert torch.allclose(task.space.round(few), few, atol=1e-6), (
-            f"{name}: inputs are off the grid"
-        )
+        assert torch.allclose(task.space.round(few), few, atol=1e-6), f"{name}: inputs are off the grid"
 
 
 @applies_to(Task)

@@ -120,11 +120,11 @@ class Region:
         return smaller
 
     def step(self, points: Tensor, gradient: Tensor, stride: Tensor) -> Tensor:
-        """Return points moved uphill by stride (n, 1, …) and brought back into the region. gradient is overwritten."""
+        """Return points moved uphill by stride (n, 1, …) and brought back into the region."""
         if self._free is not None:
             gradient = gradient * self._free
         if self.norm == "linf":
-            moved = torch.addcmul(points, gradient.sign_(), stride)
+            moved = torch.addcmul(points, gradient.sign(), stride)
             return torch.clamp(moved, self.low, self.high, out=moved)
         return self.project(torch.addcmul(points, self._ops.steepest(gradient), stride))
 
