@@ -40,7 +40,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = []
     for row in [head, *rows]:
         start = "".join(cell.ljust(w) + "  " for cell, w in zip(row, wide, strict=False))
-        last = textwrap.wrap(row[-1], max(24, width() - indent)) or [""]
+        # Not at hyphens: names are copied from here.
+        last = textwrap.wrap(row[-1], max(24, width() - indent), break_on_hyphens=False) or [""]
         lines.append((start + last[0]).rstrip())
         lines += [" " * indent + line for line in last[1:]]
     return "\n".join(lines)

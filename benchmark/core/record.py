@@ -34,6 +34,15 @@ class Metric(Part):
     unit: str = Field(description="what the value counts: share, input units, queries, seconds, ...")
     better: Literal["higher", "lower", "neither"]
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "Metric":
+        lo, hi = self.lo, self.hi
+        if (lo is not None and lo > self.value) or (hi is not None and hi < self.value):
+            raise ValueError(f"the value {self.value} lies outside its interval, {lo} to {hi}")
+        if self.method and not 0 <= self.value <= 1:
+            raise ValueError(f"a share must lie in [0, 1], got {self.value}")
+        return self
+
 
 class ItemUse(Part):
     """An item as it was used: its text form, version, all settings, and the digest of its code."""
@@ -143,6 +152,9 @@ class Record(Part):
             raise ValueError("a failed record has no metrics")
         if not self.threat.startswith(f"{self.vector}/"):
             raise ValueError(f"threat {self.threat!r} is not of the vector {self.vector}")
+        clean, robust = self.metrics.get("clean_accuracy"), self.metrics.get("robust_accuracy")
+        if self.vector == "evasion" and clean and robust and robust.value > clean.value:
+            raise ValueError(f"robust accuracy {robust.value} is above clean accuracy {clean.value}")
         return self
 
     @property

@@ -9,6 +9,7 @@ from time import process_time
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from firstline.benchmark.core.catalog import create
@@ -139,7 +140,11 @@ def run_cell(cell: Cell, group: Group) -> Record:
     found: dict[str, Any] = {}
     if measured is not None:
         found = {"metrics": measured.metrics, "diagnostics": measured.diagnostics, "gate": measured.gate}
-    record = make_record(cell, group.job, started, cost, error=failure, **found)
+    try:
+        record = make_record(cell, group.job, started, cost, error=failure, **found)
+    except ValidationError as error:  # numbers that can't be true: an identity of the protocol is broken
+        record = make_record(cell, group.job, started, cost, error=describe(error, "measure"))
+        measured = None
     return group.store.write(record, measured.outcome.arrays() if measured else None)
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from firstline.benchmark.run.pool import Event, Executor
 
 
+# Failures that are no fault of the items: the machine's, or data that was not there. They run again by themselves.
+AGAIN = ("infra", "task")
+
+
 @dataclass
 class Plan:
     """What a run will do. groups are the cells to run, grouped by system; reused have a record already."""
@@ -33,7 +37,7 @@ class Plan:
 
 
 def make_plan(matrix: Matrix, store: Store, *, blind: bool = True, retry: bool = False) -> Plan:
-    """Return what there is to do. A failed cell counts as finished, unless the machine failed it or retry is set."""
+    """Return what there is to do. A failed cell counts as finished, unless its kind is in AGAIN or retry is set."""
     plan = Plan(matrix)
     groups: dict[tuple[str, str, int], list[Cell]] = {}
     fits = set()
@@ -42,7 +46,7 @@ def make_plan(matrix: Matrix, store: Store, *, blind: bool = True, retry: bool =
         if old is not None and old["status"] == "ok":
             plan.reused.append(cell)
             continue
-        if old is not None and not retry and (old.get("error") or {}).get("kind") != "infra":
+        if old is not None and not retry and (old.get("error") or {}).get("kind") not in AGAIN:
             plan.reused.append(cell)
             plan.failed.append(cell)
             continue

@@ -106,6 +106,13 @@ def test_each_example_climbs_within_its_own_radius():
     torch.testing.assert_close((found - x).flatten(1).amax(1), torch.tensor([0.0, 0.1, 0.2]))
 
 
+def test_a_stride_stays_with_its_example_when_others_leave():
+    x = rising(3)
+    region = Region(x, SPACE, "linf", torch.tensor([0.4, 0.04, 0.2]))
+    found = ascend(Plan(x, {0: 0}), region, start=x, steps=2, stride=0.25)
+    torch.testing.assert_close((found - x).flatten(1).amax(1), torch.tensor([0.0, 0.02, 0.1]))
+
+
 def test_nothing_more_is_asked_once_all_are_broken():
     x = rising()
     plan = Plan(x, dict.fromkeys(range(5), 1))

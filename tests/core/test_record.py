@@ -87,7 +87,7 @@ RECORDS = st.builds(
     make,
     preimage=st.dictionaries(NAMED, JSON, max_size=3),
     attack=st.builds(item, st.just("pgd"), st.dictionaries(NAMED, JSON, max_size=3)),
-    metrics=st.dictionaries(NAMED, st.builds(metric, FINITE, lo=st.none() | FINITE), max_size=3),
+    metrics=st.dictionaries(NAMED, st.builds(metric, FINITE), max_size=3),
     curves=st.dictionaries(NAMED, st.lists(st.tuples(FINITE, FINITE), max_size=3), max_size=2),
     diagnostics=st.dictionaries(NAMED, FINITE, max_size=3),
     gate=st.builds(Gate, verdict=st.sampled_from(["pass", "warn", "fail"]), reasons=st.lists(st.text(st.characters(codec="utf-8")), max_size=2)),
@@ -242,6 +242,18 @@ def test_a_record_follows_the_committed_schema(record):
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     validator.check_schema(validator.schema)
     validator.validate(json.loads(record.to_json()))
+
+
+def test_a_value_lies_in_its_interval_and_a_share_between_0_and_1():
+    with pytest.raises(ValidationError, match="outside its interval"):
+        metric(0.5, lo=0.6, hi=0.7)
+    with pytest.raises(ValidationError, match="a share must lie in"):
+        metric(1.5, method="wilson")
+
+
+def test_robust_accuracy_is_never_above_clean_accuracy():
+    with pytest.raises(ValidationError, match="above clean accuracy"):
+        make(metrics={"clean_accuracy": metric(0.5), "robust_accuracy": metric(0.6)})
 
 
 @pytest.mark.parametrize("missing", ["key", "threat", "metrics", "environment"])

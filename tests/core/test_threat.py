@@ -1,5 +1,7 @@
 """The text form of threat models, and what each of them grants."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.threat import GOALS, KNOWLEDGE, VECTORS, Threat
 
-RADII = st.floats(0, 1e300) | st.integers(0, 4096).map(lambda pixels: pixels / 255)
+PIXELS = st.integers(0, 4096).map(lambda pixels: pixels / 255)
+RADII = st.floats(0, 1e300) | PIXELS | PIXELS.map(lambda radius: math.nextafter(radius, math.inf))
 SHARES = st.floats(0, 1) | st.integers(0, 1000).map(lambda mills: mills / 1000)
 COUNTS = st.integers(0, 2**63 - 1) | st.integers(0, 9000).map(lambda thousands: thousands * 1000)
 

@@ -70,6 +70,11 @@ def test_every_epoch_meets_every_row_once_in_an_order_of_its_own():
     epochs = [[row for batch in met[i : i + 3] for row in batch] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
     assert epochs[0] != epochs[1]
+    # The order is a stream of its own: what else is drawn does not change it, so defenses compare.
+    first = [list(batch) for batch in met]
+    met.clear()
+    train(module(), data(), RECIPE, Streams(0), perturb=lambda m, x, y, rng: x + 0 * torch.rand(1), loss=loss)
+    assert met == first
 
 
 def test_a_perturbation_replaces_the_inputs_that_the_loss_sees():

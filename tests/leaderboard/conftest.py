@@ -25,7 +25,13 @@ def item(text: str) -> ItemUse:
 
 def metric(value: float, *, better: str = "higher", unit: str = "share", half: float = 0.02) -> Metric:
     return Metric(
-        value=value, lo=value - half, hi=value + half, n=100, method="wilson", unit=unit, better=better
+        value=value,
+        lo=value - half,
+        hi=value + half,
+        n=100,
+        method="wilson" if 0 <= value <= 1 else "",
+        unit=unit,
+        better=better,
     )
 
 

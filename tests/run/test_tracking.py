@@ -32,7 +32,8 @@ def item(name: str, **settings: Any) -> ItemUse:
 
 
 def share(value: float, lo: float | None = None, hi: float | None = None) -> Metric:
-    return Metric(value=value, lo=lo, hi=hi, n=100, method="wilson", unit="share", better="higher")
+    method = "wilson" if lo is not None else ""
+    return Metric(value=value, lo=lo, hi=hi, n=100, method=method, unit="share", better="higher")
 
 
 def record(suite: str, attack: str = "pgd", defense: str = "none", **changes: Any) -> Record:
