@@ -115,14 +115,16 @@ class Table:
 
 
 def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
-    """Return the tables of all records, by vector, task and threat model.
+    """Return the tables of all records, by vector, task, threat model and number of examples.
 
     outcomes(record) loads the per-example arrays of an evasion record; if it raises, that cell has a problem
     and its row no rank. The order of records doesn't matter.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str, int], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.vector, record.task.text, record.threat), []).append(record)
+        groups.setdefault((record.vector, record.task.text, record.threat, record.examples), []).append(
+            record
+        )
     return [
         evasion_table(groups[at], outcomes) if at[0] == "evasion" else metrics_table(groups[at])
         for at in sorted(groups, key=lambda at: (VECTORS.index(at[0]), *at[1:]))
@@ -353,7 +355,7 @@ def _gate(records: Iterable[Record]) -> Gate | None:
 
 
 def _fit_seconds(records: Iterable[Record]) -> float | None:
-    """Return the seconds of one fit, as a mean over seeds; a cell that found the fit in the store says 0."""
+    """Return the seconds of one fit: the longest of each seed, as a mean over seeds."""
     seconds: dict[int, float] = {}
     for record in records:
         seconds[record.seed] = max(seconds.get(record.seed, 0.0), record.cost.fit_seconds)

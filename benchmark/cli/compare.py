@@ -28,14 +28,20 @@ def compare(
     from firstline.leaderboard.worst_case import judge, paired, worst
 
     store = Store(results)
-    records = [r for r in sound_records(store) if r.vector == "evasion" and r.status == "ok"]
+    everything = [r for r in sound_records(store) if r.vector == "evasion" and r.status == "ok"]
+    # Of two records for one place, such as before and after an edit of the defense, the newer counts.
+    newest = {
+        (r.task.text, r.threat, r.examples, r.defense_text, r.attack.text, r.seed): r
+        for r in sorted(everything, key=lambda r: (r.provenance.ended, r.key))
+    }
+    records = list(newest.values())
     known = {r.defense_text for r in records}
     for name in (a, b):
         if name not in known:
             raise not_found(f"defense with evasion records in {results}", name, known)
     rows, tests = [], []
-    for task, threat in sorted({(r.task.text, r.threat) for r in records}):
-        here = [r for r in records if (r.task.text, r.threat) == (task, threat)]
+    for task, threat, examples in sorted({(r.task.text, r.threat, r.examples) for r in records}):
+        here = [r for r in records if (r.task.text, r.threat, r.examples) == (task, threat, examples)]
         sides = []
         for name in (a, b):
             by_seed: dict[int, dict[str, object]] = {}

@@ -75,11 +75,11 @@ def _number(found: "Estimate | None", short: bool = False) -> str:
     return f"{found.value:.1%} [{found.lo:.1%}, {found.hi:.1%}]"
 
 
-def build_board(store: Store, out: Path, title: str) -> Path:
-    """Write the static pages of all records of a store; return the first page."""
+def build_board(store: Store, records: "list[Record]", out: Path, title: str) -> Path:
+    """Write the static pages of records; return the first page."""
     from firstline.leaderboard.site import build
 
-    return build(sound_records(store), store.outcomes, out, title=title)
+    return build(records, store.outcomes, out, title=title)
 
 
 def default_uri(root: Path) -> str:
@@ -97,7 +97,7 @@ def export(store: Store, records: "list[Record]", uri: str, *, always: bool = Fa
     ledger = store.root / "exported" / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.txt"
     known = set(ledger.read_text().split()) if ledger.is_file() else set()
     gone = uri.startswith("sqlite:///") and not Path(unquote(uri.removeprefix("sqlite:///"))).is_file()
-    wanted = records if always or gone else [r for r in records if r.key not in known]
+    wanted = records if always or gone else [r for r in records if _entry(r) not in known]
     if not wanted:
         return 0
     from firstline.benchmark.run.tracking import sync
@@ -106,5 +106,10 @@ def export(store: Store, records: "list[Record]", uri: str, *, always: bool = Fa
         return [store.record_path(record.key), store.outcomes_path(record.key)]
 
     fresh = sync(wanted, uri, files=files, artifacts=store.root / "mlflow-artifacts")
-    write_whole(ledger, "\n".join(sorted(known | {r.key for r in wanted})).encode())
+    write_whole(ledger, "\n".join(sorted(known | {_entry(r) for r in wanted})).encode())
     return fresh
+
+
+def _entry(record: "Record") -> str:
+    # With its status: a failed cell that was mended by a retry is exported again.
+    return f"{record.key}:{record.status}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from firstline.benchmark.cli.finish import build_board
+from firstline.benchmark.cli.finish import build_board, sound_records
 from firstline.benchmark.cli.options import RESULTS, Results
 from firstline.benchmark.cli.show_text import say
 from firstline.benchmark.run.store import Store
@@ -19,4 +19,6 @@ def leaderboard(
     title: Annotated[str, typer.Option(help="The site's name.")] = "firstline",
 ) -> None:
     """Build the leaderboard: a folder of pages that open from disk and ask no other machine for anything."""
-    say(str(build_board(Store(results), out or results / "board", title)))
+    store = Store(results)
+    records = sound_records(store)
+    say(str(build_board(store, records, out or results / "board", title)))

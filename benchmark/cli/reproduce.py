@@ -14,15 +14,26 @@ from firstline.benchmark.cli.show_text import say, say_json, table
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.run import keys
-from firstline.benchmark.run.matrix import Selection, expand
+from firstline.benchmark.run.matrix import Matrix, Selection, expand
 from firstline.benchmark.run.recipe import PaperRecipe, Verdict, find_recipe, judge
 from firstline.benchmark.run.runner import make_plan, workers
 from firstline.benchmark.run.store import Store
 
+# What two runs of one cell must agree on; the rest says when, where and by which commit it was run.
+COMPARED = ("key", "status", "metrics", "curves", "diagnostics", "gate", "outcomes")
+
+
+def is_key(text: str) -> bool:
+    """Whether text can be the start of a record's key."""
+    return len(text) >= 4 and all(letter in "0123456789abcdef" for letter in text)
+
 
 def reproduce(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe by name (`firstline list recipes`) or a path to a .toml file.")
+        str,
+        typer.Argument(
+            help="A recipe (`firstline list recipes`), a path to one, or the start of a record's key."
+        ),
     ],
     weights: Annotated[
         Path | None, typer.Option(help="The published checkpoint, where the recipe needs one.")
@@ -33,13 +44,16 @@ def reproduce(
     jobs: options.Jobs = 0,
     json: Json = False,
 ) -> None:
-    """Run a paper's recipe and print its numbers beside the measured ones, with a verdict on each.
+    """Run a paper's recipe, or a record's cell again, and print the numbers side by side with a verdict.
 
     `reproduced` is within the recipe's tolerance, `within interval` means that the paper's number lies in our
     95% interval, `differs` neither. Exits with 1 unless all are reproduced or within the interval.
     """
     from firstline.benchmark.run.pool import LocalPool
 
+    if is_key(recipe):
+        _again(Store(results), recipe, data_dir, json)
+        return
     paper = find_recipe(recipe)
     _import(paper, weights)
     where, store = keys.resolve_device(device), Store(results)
@@ -53,6 +67,41 @@ def reproduce(
     verdicts = judge(paper, records)
     say_json([asdict(v) for v in verdicts]) if json else say(_render(paper, verdicts))
     if any(v.verdict in ("differs", "missing") for v in verdicts):
+        raise typer.Exit(1)
+
+
+def _again(store: Store, start: str, folder: Path | None, json: bool) -> None:
+    """Measure a record's cell anew in a folder of its own, and compare everything but the times."""
+    from tempfile import TemporaryDirectory
+
+    from firstline.benchmark.run.pool import LocalPool
+    from firstline.benchmark.run.recording import cell_of
+
+    old = store.read(store.find(start))
+    cell = cell_of(old, catalog.load())
+    blind = old.isolation.blind
+    with TemporaryDirectory(prefix="firstline-") as place:
+        plan = make_plan(Matrix(cells=[cell]), Store(Path(place)), blind=blind)
+        run_plan(plan, LocalPool(1), Path(place), folder, blind=blind, quiet=json)
+        new = Store(Path(place)).read(keys.key(keys.cell_preimage(cell, blind=blind)))
+    if new.status == "failed" and old.status == "ok":
+        raise FirstlineError(failure_line(new))
+    before, after = old.timeless(), new.timeless()
+    differ = [name for name in COMPARED if before[name] != after[name]]
+    rows = [
+        [name, f"{m.value:.6g}", f"{new.metrics[name].value:.6g}" if name in new.metrics else "-"]
+        for name, m in sorted(old.metrics.items())
+    ]
+    if json:
+        say_json({"key": old.key, "same": not differ, "differ": differ, "new": new.model_dump(mode="json")})
+    else:
+        say(cell.label + "\n")
+        say(table(["METRIC", "RECORD", "NOW"], rows))
+        say(
+            "\n"
+            + (f"differs in {', '.join(differ)}" if differ else "the same, in every number and every example")
+        )
+    if differ:
         raise typer.Exit(1)
 
 

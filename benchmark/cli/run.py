@@ -19,7 +19,7 @@ from firstline.benchmark.core import catalog
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.estimate import estimate, read_timings
 from firstline.benchmark.run.matrix import expand
-from firstline.benchmark.run.runner import Plan, execute, make_plan, workers
+from firstline.benchmark.run.runner import Plan, execute, log_finished, make_plan, workers
 from firstline.benchmark.run.store import Store
 from firstline.benchmark.run.suite import find_suite
 
@@ -79,7 +79,7 @@ def run(
         _tell_failures(failed)
         say(f"{count(len(records), 'record')} of {count(len(wanted_keys), 'cell')} in {results / 'records'}")
         if board:
-            say(f"leaderboard  {build_board(store, results / 'board', 'firstline')}")
+            say(f"leaderboard  {build_board(store, records, results / 'board', 'firstline')}")
     if not no_mlflow:
         uri = mlflow or default_uri(results)
         fresh = export(store, records, uri)
@@ -101,6 +101,7 @@ def run_plan(
     """Run a plan under a progress bar; return whether it was interrupted."""
     Store(results).prepare()
     if not plan.to_run:
+        log_finished(plan, Store(results), [], blind=blind)
         return False
     with _interruptible(executor) as interrupted, _progress(plan, quiet) as tell:
         execute(plan, executor, root=results, folder=folder, blind=blind, tell=tell)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from firstline.benchmark.cli.options import RESULTS, Json, Results
+from firstline.benchmark.cli.reproduce import is_key
 from firstline.benchmark.cli.show_text import say, say_json, table
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError, not_found
@@ -33,7 +34,7 @@ def show(
     elif name in recipe.embedded():
         paper = recipe.find_recipe(name)
         say_json(asdict(paper)) if json else say(recipe.render(paper))
-    elif len(name) >= 4 and all(letter in "0123456789abcdef" for letter in name):
+    elif is_key(name):
         record = Store(results).read(Store(results).find(name))
         say_json(record.model_dump(mode="json")) if json else say(_render_record(record))
     else:

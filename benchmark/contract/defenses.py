@@ -114,6 +114,10 @@ def answers(defense: Defense, folder: Path | None) -> None:
     after = fitted.system.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before), "answering changed the system's state"
     if fitted.system.stochastic:
+        other = _answer(fitted, x, seed=1)
+        assert not torch.equal(whole, other), (
+            "it says stochastic, but two draws answer the same; leave stochastic False"
+        )
         return
     assert torch.equal(whole, _answer(fitted, x, seed=1)), (
         "answers are random; set stochastic = True on the system"

@@ -44,9 +44,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of an item without importing it. code is a digest of its module's syntax tree.
+    """What is known of an item without importing it.
 
-    Comments and docstrings don't count towards code; everything else does.
+    code is a digest of the syntax trees of its module and of what that imports from its own folder (for a
+    plugin: from its own package). Comments and docstrings don't count; everything else does.
     """
 
     kind: str
@@ -201,7 +202,7 @@ def card_of(kind: str, cls: "type[Item]") -> Card:
         qualname=cls.__qualname__,
         origin=str(file),
         line=inspect.getsourcelines(cls)[1],
-        code=code_digest(file.read_text()),
+        code=_code_of(cls.__module__),
         settings=tuple(settings),
         facts=json.loads(json.dumps(cls.facts())),  # as the cache gives it back
     )
@@ -220,6 +221,34 @@ def code_digest(source: str) -> str:
             ):
                 node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _code_of(module: str) -> str:
+    """Return a digest of a module and of what it imports from its own folder: for plugins, its own package."""
+    parts = module.split(".")
+    home = ".".join(parts[:2]) if parts[0] == "firstline" else parts[0]
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if (
+            name in found
+            or file is None
+            or not (name == home or name.startswith(home + ".") or name == module)
+        ):
+            continue
+        source = Path(file).read_text()
+        found[name] = code_digest(source)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                package = name.split(".") if Path(file).name == "__init__.py" else name.split(".")[:-1]
+                base = package[: len(package) - node.level + 1] if node.level else []
+                start = ".".join([*base, *([node.module] if node.module else [])])
+                waiting += [start, *(f"{start}.{alias.name}" for alias in node.names)]
+    return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()[:16]
 
 
 def _type_name(annotation: Any) -> str:

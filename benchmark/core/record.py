@@ -79,7 +79,11 @@ class Gate(Part):
 
 
 class Cost(Part):
-    """CPU seconds per stage, totals of the attack's queries and gradients, and the process's peak memory."""
+    """Seconds per stage, totals of the attack's queries and gradients, and the worker's peak memory.
+
+    Fitting and crafting count CPU seconds (wall time on a GPU), scoring wall time, as it runs elsewhere.
+    fit_seconds is the fit of the attacked system, whether it was made for this cell or found in the store.
+    """
 
     fit_seconds: float = 0.0
     craft_seconds: float = 0.0
@@ -161,6 +165,14 @@ class Record(Part):
     def defense_text(self) -> str:
         """The text form of the stack."""
         return "+".join(layer.text for layer in self.defense)
+
+    @property
+    def examples(self) -> int:
+        """How many examples the cell was to attack at most, from the preimage; 0 where it doesn't say."""
+        part: Any = self.preimage
+        for name in ("score", "craft", "examples"):
+            part = part.get(name) if isinstance(part, dict) else None
+        return part if isinstance(part, int) else 0
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces, one line."""

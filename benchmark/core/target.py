@@ -141,7 +141,8 @@ class Target:
         """
         self._need("gradients")
         draws = DRAWS if self._system.stochastic else 1
-        self._charge(self.gradients, len(x), rows, None)
+        for _ in range(draws):  # every draw is a gradient
+            self._charge(self.gradients, len(x), rows, None)
         slopes = [
             self._slope(points, labels, loss, draws)
             for points, labels in zip(x.split(self._batch), y.split(self._batch), strict=True)

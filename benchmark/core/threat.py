@@ -106,6 +106,8 @@ GOALS: dict[str, dict[str, _Form | None]] = {
     "inversion": dict.fromkeys(("classes", "attribute"), None),
 }
 
+SECRET = ("membership", "inversion")  # vectors whose attacker is after the training data
+
 OPTIONS: dict[str, _Form] = {
     "answers": _Form(_one_of("scores", "labels"), str, "scores or labels"),
     "queries": _COUNT,
@@ -177,14 +179,22 @@ class Threat:
                     f"threat {text!r}: the amount already is the query budget; leave out queries="
                 )
             given["queries"] = amount
-        return cls(vector, knowledge, goal, amount, **{**_defaults(knowledge), **given})
+        if vector in SECRET and given.get("train"):
+            raise FirstlineError(
+                f"threat {text!r}: {vector} is about the training data, which can't be granted"
+            )
+        return cls(vector, knowledge, goal, amount, **{**_defaults(vector, knowledge), **given})
 
     def __str__(self) -> str:
         form = GOALS[self.vector][self.goal]
         text = f"{self.vector}/{self.knowledge}/{self.goal}"
         if form is not None:
             text += ":" + form.write(self.amount)
-        implied: dict[str, Any] = {"answers": "scores", "queries": None, **_defaults(self.knowledge)}
+        implied: dict[str, Any] = {
+            "answers": "scores",
+            "queries": None,
+            **_defaults(self.vector, self.knowledge),
+        }
         if self.vector in ("extraction", "membership"):
             implied["answers"] = self.goal
         if self.vector == "extraction":
@@ -221,10 +231,11 @@ class Threat:
         return self.amount
 
 
-def _defaults(knowledge: str) -> dict[str, Any]:
+def _defaults(vector: str, knowledge: str) -> dict[str, Any]:
     white = knowledge == "white"
+    share = {"white": 1.0, "gray": 0.1, "black": 0.0}[knowledge]
     return {
-        "train": 1.0 if white else 0.1 if knowledge == "gray" else 0.0,
+        "train": 0.0 if vector in SECRET else share,
         "aux": knowledge != "black",
         "defense": "known" if white else "unknown",
     }

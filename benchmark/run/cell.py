@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any, Literal
 
 import torch
@@ -104,20 +104,22 @@ def run_group(
 class _Progress:
     """How far a cell has come: the stage that is blamed for an error, and the seconds of each."""
 
+    device: str
     stage: str = "load"
-    since: float = field(default_factory=process_time)
+    since: tuple[float, float] = field(default_factory=lambda: (process_time(), perf_counter()))
     seconds: dict[str, float] = field(default_factory=dict)
 
     def enter(self, stage: str) -> None:
-        """Close the present stage and open another."""
-        here = process_time()
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + here - self.since
+        """Close the present stage and open another. Work in another process or on a GPU is timed by the wall."""
+        here = process_time(), perf_counter()
+        clock = 1 if self.stage == "score" or self.device != "cpu" else 0
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + here[clock] - self.since[clock]
         self.stage, self.since = stage, here
 
 
 def run_cell(cell: Cell, group: Group) -> Record:
     """Run one cell and write its record, which is also returned. An error becomes a failed record."""
-    progress, started = _Progress(), now()
+    progress, started = _Progress(cell.device), now()
     fits: list[Fit] = []
     measured: Measured | None = None
     failure: Failure | None = None
@@ -130,7 +132,7 @@ def run_cell(cell: Cell, group: Group) -> Record:
             failure = describe(error, progress.stage)
     progress.enter("end")
     cost = Cost(
-        fit_seconds=sum(fit.seconds for fit in fits),
+        fit_seconds=fits[-1].seconds if fits else 0.0,
         craft_seconds=progress.seconds.get("craft", 0.0) + progress.seconds.get("poison", 0.0),
         score_seconds=progress.seconds.get("score", 0.0),
         queries=measured.queries if measured else 0,

@@ -94,7 +94,7 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
         if selection == Selection(seeds=selection.seeds):
             raise FirstlineError(f"{suite.label} pairs no attack with a threat model of its vector")
         raise FirstlineError(
-            f"nothing in {suite.label} matches the selection; `firstline show {suite.name}` lists what is in it"
+            f"nothing in {suite.label} matches the selection; `firstline show` with the suite lists what is in it"
         )
     matrix.cells.sort(key=lambda cell: cell.seed)  # stable: the suite's order within a seed
     return matrix

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from firstline import __version__
+from firstline.benchmark.core.catalog import Catalog
+from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Cost, Failure, Isolation, ItemUse, Provenance, Record
+from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.environment import commit, environment, now
 from firstline.benchmark.run.keys import Cell, Use
@@ -54,3 +57,41 @@ def make_record(
 def item_use(use: Use) -> ItemUse:
     """Return an item as a record names it."""
     return ItemUse(text=use.text, name=use.name, version=use.version, settings=use.settings, code=use.code)
+
+
+def cell_of(record: Record, catalog: Catalog) -> Cell:
+    """Return the cell of a record, ready to run again.
+
+    Raises FirstlineError where an item, its version or its code, or the numeric environment is another one now: what
+    would be measured is another cell.
+    """
+
+    def use(kind: str, item: ItemUse) -> Use:
+        card = catalog.get(kind, item.name)
+        for what, then, now_ in (("version", item.version, card.version), ("code", item.code, card.code)):
+            if then != now_:
+                raise FirstlineError(
+                    f"{kind} {item.name}: the record has {what} {then}, here it is {now_}; "
+                    f"use the firstline and plugins that wrote it ({record.provenance.firstline}, "
+                    f"commit {record.provenance.commit or 'unknown'})"
+                )
+        return Use(item.text, item.name, item.version, item.settings, item.code, card.tags)
+
+    fit = record.preimage["score"]["craft"]["fit"]
+    cell = Cell(
+        suite=record.suite,
+        task=use("task", record.task),
+        fingerprint=fit["data"]["fingerprint"],
+        defense=tuple(use("defense", layer) for layer in record.defense),
+        attack=use("attack", record.attack),
+        threat=Threat.parse(record.threat),
+        seed=record.seed,
+        examples=record.examples,
+        device=fit["numeric"]["device"],
+    )
+    if keys.key(keys.cell_preimage(cell, blind=record.isolation.blind)) != record.key:
+        raise FirstlineError(
+            f"record {record.key[:12]} was measured with {fit['numeric']}; here it would be {keys.numeric(cell.device)}, "
+            "which is another cell"
+        )
+    return cell

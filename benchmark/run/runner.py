@@ -1,7 +1,7 @@
 """A suite, planned and run: what is reused, what runs, and in which order."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,13 +85,16 @@ def execute(
     try:
         executor.run(plan.groups, Job(root, folder, blind), heard)
     finally:
-        done = {keys.key(keys.cell_preimage(cell, blind=blind)) for cell in plan.matrix.cells}
         add_timings(root, fresh)
-        store.log(
-            sorted(key for key in done if store.record_path(key).is_file()),
-            rewritten={record.key for record in fresh},
-        )
+        log_finished(plan, store, fresh, blind=blind)
     return fresh
+
+
+def log_finished(plan: Plan, store: Store, fresh: "Iterable[Record]", *, blind: bool) -> None:
+    """Chain the plan's finished records into the log, those of an earlier, killed run included."""
+    done = {keys.key(keys.cell_preimage(cell, blind=blind)) for cell in plan.matrix.cells}
+    there = sorted(key for key in done if store.record_path(key).is_file())
+    store.log(there, rewritten={record.key for record in fresh})
 
 
 def workers(jobs: int, device: str) -> int:

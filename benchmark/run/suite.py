@@ -52,6 +52,11 @@ def find_suite(name: str) -> Suite:
             raise FirstlineError(f"there is no suite file {name}")
         return read_suite(path)
     known = embedded()
+    name, _, version = name.partition("@")
+    if version and name in known and read_suite(known[name]).version != version:
+        raise FirstlineError(
+            f"suite {name} is at version {read_suite(known[name]).version} here, not {version}"
+        )
     if name not in known:
         error = not_found("suite", name, known)
         raise FirstlineError(f"{error}; a suite of your own is given by its path, ending in .toml")

@@ -68,7 +68,7 @@ def sync(
         client = _connect(uri)
         with _explained(uri):
             books = {suite: _open(client, suite, root) for suite in sorted({cell.suite for cell in cells})}
-            new = [cell for cell in cells if cell.key not in books[cell.suite].keys]
+            new = [cell for cell in cells if not books[cell.suite].holds(cell, client)]
             for done, cell in enumerate(new, 1):
                 _export(client, books[cell.suite], cell, files)
                 if progress:
@@ -82,7 +82,15 @@ class _Experiment:
 
     id: str
     keys: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
+
+    def holds(self, record: Record, client: "MlflowClient") -> bool:
+        """Whether a record is there as it is now; the run of a failed cell that was mended since is deleted."""
+        if record.status == "ok" and record.key in self.failed:
+            client.delete_run(self.failed.pop(record.key))
+            self.keys.discard(record.key)
+        return record.key in self.keys
 
 
 def _parts(uri: str) -> tuple[str, SplitResult]:
@@ -256,6 +264,8 @@ def _survey(client: "MlflowClient", book: _Experiment) -> _Experiment:
             client.delete_run(run_id)
         elif key:
             book.keys.add(key)
+            if status == "FAILED":
+                book.failed[key] = run_id
         elif fit:
             book.parents[fit] = run_id
     return book
@@ -383,7 +393,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     >>> list(_flat("attack", {"steps": 40, "loss": {"name": "ce"}}))
     [('attack.steps', 40), ('attack.loss.name', 'ce')]
     """
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
         for name, inner in value.items():
             yield from _flat(f"{prefix}.{name}", inner)
     else:

@@ -52,7 +52,7 @@ def test_a_system_without_cells_to_run_is_no_group(store, cells, new_record):
     assert plan.fits == 3
 
 
-@pytest.mark.parametrize("kind", ["attack", "defense", "task", "budget"])
+@pytest.mark.parametrize("kind", ["attack", "defense", "budget"])
 def test_a_failed_cell_is_finished_unless_retried(store, cells, new_record, kind):
     store.write(new_record(cells[0], fails=kind), None)
     plan = make_plan(Matrix(cells), store)
@@ -61,8 +61,9 @@ def test_a_failed_cell_is_finished_unless_retried(store, cells, new_record, kind
     assert (again.to_run, again.reused, again.failed) == (8, [], [])
 
 
-def test_what_the_machine_failed_runs_again_by_itself(store, cells, new_record):
-    store.write(new_record(cells[0], fails="infra"), None)
+@pytest.mark.parametrize("kind", ["infra", "task"])
+def test_what_the_machine_or_missing_data_failed_runs_again_by_itself(store, cells, new_record, kind):
+    store.write(new_record(cells[0], fails=kind), None)
     plan = make_plan(Matrix(cells), store)
     assert (plan.to_run, plan.reused, plan.failed) == (8, [], [])
 
