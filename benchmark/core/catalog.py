@@ -232,11 +232,7 @@ def _code_of(module: str) -> str:
     while waiting:
         name = waiting.pop()
         file = getattr(sys.modules.get(name), "__file__", None)
-        if (
-            name in found
-            or file is None
-            or not (name == home or name.startswith(home + ".") or name == module)
-        ):
+        if name in found or file is None or not (name in (home, module) or name.startswith(home + ".")):
             continue
         source = Path(file).read_text()
         found[name] = code_digest(source)

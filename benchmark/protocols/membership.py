@@ -79,7 +79,7 @@ def measure(outcome: MembershipOutcome, rng: np.random.Generator) -> dict[str, M
     """Return the metrics of one attack; lower is better for the defender.
 
     balanced_accuracy is that of an attacker who knows how many candidates are members and calls as many of
-    the highest scores so: no threshold is fitted to the truth.
+    the highest scores so: no threshold is fitted to the truth. TPR at an FPR below one non-member is left out.
     """
     member, score = outcome.member, outcome.score
     right, n = outcome.answer == outcome.label, len(member)
@@ -88,6 +88,8 @@ def measure(outcome: MembershipOutcome, rng: np.random.Generator) -> dict[str, M
     balanced = (guess[member].mean() + (~guess[~member]).mean()) / 2
     metrics = {"auc": estimate(auc_interval(score, member, rng), n, "lower")}
     for name, fpr in LOW_FPR.items():
+        if fpr * (~member).sum() < 1:
+            continue  # not resolvable: with so few non-members, this rate allows no false alarm at all
         metrics[name] = estimate(tpr_interval(score, member, fpr, rng), n, "lower")
     metrics["balanced_accuracy"] = plain(balanced, n, "share", "lower")
     metrics["train_accuracy"] = share(right[member], "higher")

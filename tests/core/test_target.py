@@ -8,7 +8,7 @@ from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import AccessDenied, BudgetExhausted, FirstlineError, SystemFailed
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare, Response, System
-from firstline.benchmark.core.target import Target, cross_entropies
+from firstline.benchmark.core.target import DRAWS, Target, cross_entropies
 from firstline.benchmark.core.threat import Threat
 
 SPACE = InputSpace((2,), low=-9.0, high=9.0)
@@ -214,10 +214,10 @@ def test_a_stochastic_system_is_never_called_broken():
     assert door(Shaky()).slope(X, Y).broken is None
 
 
-def test_a_gradient_costs_one_however_many_draws_it_averages():
+def test_every_draw_that_a_gradient_averages_is_counted():
     target = door(Shaky())
     target.slope(X, Y)
-    assert target.gradients.tolist() == [1, 1, 1, 1]
+    assert target.gradients.tolist() == [DRAWS] * 4
 
 
 def test_gradients_go_through_the_stand_in_but_the_system_says_what_is_broken():

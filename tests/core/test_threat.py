@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.threat import GOALS, KNOWLEDGE, VECTORS, Threat
+from firstline.benchmark.core.threat import GOALS, KNOWLEDGE, SECRET, VECTORS, Threat
 
 PIXELS = st.integers(0, 4096).map(lambda pixels: pixels / 255)
 RADII = st.floats(0, 1e300) | PIXELS | PIXELS.map(lambda radius: math.nextafter(radius, math.inf))
@@ -29,7 +29,7 @@ def threats(draw) -> Threat:
         amount,
         answers,
         queries,
-        draw(SHARES),
+        0.0 if vector in SECRET else draw(SHARES),
         draw(st.booleans()),
         draw(st.sampled_from(["known", "unknown"])),
     )
@@ -161,3 +161,12 @@ def test_only_evasion_threats_have_a_radius():
     assert Threat.parse("evasion/white/linf:8/255").eps == pytest.approx(0.0314, abs=1e-4)
     with pytest.raises(FirstlineError, match="membership/black/scores has no radius"):
         _ = Threat.parse("membership/black/scores").eps
+
+
+@pytest.mark.parametrize("vector", SECRET)
+@pytest.mark.parametrize("knowledge", KNOWLEDGE)
+def test_training_data_is_never_granted_to_who_is_after_it(vector, knowledge):
+    goal = next(iter(GOALS[vector]))
+    assert "train" not in Threat.parse(f"{vector}/{knowledge}/{goal}").grants
+    with pytest.raises(FirstlineError, match="can't be granted"):
+        Threat.parse(f"{vector}/{knowledge}/{goal},train=10%")

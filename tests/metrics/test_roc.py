@@ -56,8 +56,9 @@ def test_tpr_at_fpr_is_the_best_of_all_thresholds(example, fpr):
 
 
 def test_an_fpr_that_is_a_whole_number_of_negatives_allows_them_all():
-    scores, positive = np.arange(20.0), np.arange(20) % 2 == 0  # negatives 1, 3, …, 19
-    assert [tpr_at_fpr(scores, positive, k / 10) for k in range(11)] == [k / 10 for k in range(10)] + [1.0]
+    scores, positive = np.arange(200.0), np.arange(200) % 2 == 0  # negatives 1, 3, …, 199
+    found = [tpr_at_fpr(scores, positive, k / 100) for k in range(101)]
+    assert found == [k / 100 for k in range(100)] + [1.0]  # though 0.29 * 100 is less than 29 in floats
 
 
 def test_scores_may_be_infinite_and_of_any_float_type():

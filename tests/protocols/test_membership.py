@@ -65,7 +65,7 @@ def values(found) -> dict[str, float]:
 def test_perfect_scores_are_worth_everything(make):
     found, made = run(make, perfect)
     assert made.stages == ["fit", "craft", "score", "measure"]
-    for name in ("auc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "balanced_accuracy"):
+    for name in ("auc", "balanced_accuracy"):
         assert values(found)[name] == 1.0
     assert (found.outcome.member == (found.outcome.score == 1)).all()
 
@@ -208,11 +208,19 @@ def test_metrics_follow_from_the_outcome_alone():
     found = membership.measure(outcome, np.random.Generator(np.random.Philox(0)))
     assert {name: metric.value for name, metric in found.items()} == {
         "auc": pytest.approx(8 / 9),
-        "tpr_at_1pct_fpr": pytest.approx(2 / 3),
-        "tpr_at_0.1pct_fpr": pytest.approx(2 / 3),
         "balanced_accuracy": pytest.approx(2 / 3),
         "train_accuracy": pytest.approx(2 / 3),
         "test_accuracy": pytest.approx(1 / 3),
     }
     assert found["auc"].better == "lower"
     assert found["auc"].method == "bootstrap"
+
+
+@pytest.mark.parametrize(("outsiders", "resolved"), [(99, set()), (100, {0.01}), (1000, {0.01, 0.001})])
+def test_a_rate_that_the_sample_cannot_resolve_is_left_out(outsiders, resolved):
+    n = 10 + outsiders
+    zeros = np.zeros(n, np.int64)
+    score = np.random.Generator(np.random.Philox(1)).random(n)
+    outcome = MembershipOutcome(zeros, np.arange(n) < 10, score, zeros, zeros, zeros)
+    found = membership.measure(outcome, np.random.Generator(np.random.Philox(0)))
+    assert {fpr for name, fpr in membership.LOW_FPR.items() if name in found} == resolved

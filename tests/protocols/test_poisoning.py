@@ -58,6 +58,12 @@ def append(data: Data, ids: list[int], listed: list[int] | None = None) -> Poiso
     return PoisonedData(grown, torch.tensor(ids if listed is None else listed, dtype=torch.int64))
 
 
+def secretly(made: PoisonedData) -> PoisonedData:
+    """Put the added rows first, and change the last row without a word."""
+    turned = made.data.rows(torch.arange(len(made.data)).roll(len(made.poisoned)))
+    return replace(flip(turned, [-1]), poisoned=made.poisoned)
+
+
 def label(data: Data, value: object) -> PoisonedData:
     y = data.y.to(torch.float32) if isinstance(value, float) else data.y.clone()
     y[0] = value
@@ -74,6 +80,7 @@ def label(data: Data, value: object) -> PoisonedData:
         (lambda d: flip(d, [3], listed=[5]), "changed or added 1 rows that it does not list"),
         (lambda d: move(d, 0.5, listed=4), "changed or added 2 rows that it does not list"),
         (lambda d: append(d, [-1, -2], listed=[-2]), "changed or added 1 rows that it does not list"),
+        (lambda d: secretly(append(d, [-1, -2])), "changed or added 1 rows that it does not list"),
         (lambda d: PoisonedData(d.rows(torch.arange(2, 64)), NOBODY), "took away 2 training rows; it may only change or add"),
         (lambda d: append(d, [900, 901]), "returned 2 rows that it does not hold; added rows need negative ids"),
         (lambda d: append(d, [-1, -1]), "returned several rows with one id"),
@@ -330,5 +337,5 @@ def test_metrics_follow_from_the_outcome_alone():
         "detection_tpr": 0.5,
         "detection_fpr": pytest.approx(1 / 3),
         "attack_success_rate": 0.5,
-        "robust_accuracy": 0.0,
+        "robust_accuracy": 0.5,  # a refused trigger is a trigger that did not work
     }
