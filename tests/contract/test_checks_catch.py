@@ -80,6 +80,12 @@ def answering(how: Hook, **hooks: Hook) -> Defense:
     return quick(deploy=lambda system, task: Answering(system, how), **hooks)
 
 
+def boastful(system: System) -> System:
+    """Say that the answers are random, so that gradients are averaged in vain and gates look away."""
+    system.stochastic = True
+    return system
+
+
 def count(system: Answering, logits: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
     system.get_buffer("calls").add_(1)
     return logits
@@ -368,6 +374,7 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (defenses.answers, answering(soil), "the inputs were written to"),
     (defenses.answers, answering(count), "answering changed the system's state"),
     (defenses.answers, answering(lambda s, z, x, rng: z + torch.rand((), generator=rng)), "set stochastic = True"),
+    (defenses.answers, quick(deploy=lambda system, task: boastful(system)), "leave stochastic False"),
     (defenses.answers, answering(lambda s, z, x, rng: z - z.mean(0)), "depend on the batch that they came in"),
     (defenses.answers, answering(lambda s, z, x, rng: Response(z, z[:, 0] - z[:, 0].mean())), "depend on the batch"),
     (defenses.answers, answering(lambda s, z, x, rng: Response(z, torch.rand(len(z), generator=rng))), "set stochastic"),

@@ -83,6 +83,12 @@ def test_a_second_run_reuses_all_and_starts_no_worker(cli, copy, monkeypatch):
     assert (copy / "log.jsonl").read_bytes() == chain
 
 
+def test_a_run_with_nothing_to_do_logs_what_a_killed_one_could_not(cli, smoke, copy):
+    (copy / "log.jsonl").unlink()
+    assert cli("run", "smoke", "--no-mlflow", "--no-board", "--results", copy).code == 0
+    assert (copy / "log.jsonl").read_bytes() == (smoke / "log.jsonl").read_bytes()
+
+
 def test_damage_is_repaired_to_the_same_numbers(cli, smoke, copy, timeless):
     """A record cut short, one gone, and every fitted system changed: two cells run, the other six stay."""
     first, second, *others = Store(copy).record_keys()

@@ -221,9 +221,7 @@ def test_an_unknown_name_may_be_that_of_a_broken_plugin():
 
 
 def test_a_selection_that_matches_nothing_says_where_to_look():
-    with pytest.raises(
-        FirstlineError, match="nothing in mine@1 matches the selection; `firstline show mine`"
-    ):
+    with pytest.raises(FirstlineError, match="nothing in mine@1 matches the selection; `firstline show`"):
         made(WIDE, attack=("nothing*",))
 
 

@@ -115,11 +115,17 @@ def test_a_file_that_is_not_text_is_one_line(tmp_path):
     [
         ("smok", r"no suite is called 'smok'; did you mean 'smoke'\?.*ending in \.toml"),
         ("missing.toml", r"there is no suite file missing\.toml"),
+        ("smoke@9", r"suite smoke is at version [\d.]+ here, not 9"),
     ],
 )
 def test_an_unknown_suite_says_what_there_is(name, words):
     with pytest.raises(FirstlineError, match=words):
         find_suite(name)
+
+
+def test_a_suite_may_be_named_with_its_version():
+    suite = find_suite("smoke")
+    assert find_suite(suite.label) == suite
 
 
 plain = st.recursive(

@@ -1,0 +1,48 @@
+"""From a cell to its record, and back."""
+
+from dataclasses import replace
+
+import pytest
+
+from firstline.benchmark.core.catalog import Catalog
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.run import keys
+from firstline.benchmark.run.keys import cell_preimage, key
+from firstline.benchmark.run.recording import cell_of
+from firstline.benchmark.run.store import Store
+
+
+@pytest.fixture(scope="module")
+def records(smoke):
+    return list(Store(smoke).records())
+
+
+def test_a_record_says_of_its_cell_all_that_it_takes_to_run_it_again(records, catalogue):
+    for record in records:
+        cell = cell_of(record, catalogue)
+        assert key(cell_preimage(cell)) == record.key
+        assert (cell.defense_text, cell.attack.text) == (record.defense_text, record.attack.text)
+
+
+@pytest.mark.parametrize(("what", "now"), [("version", 2), ("code", "other")])
+@pytest.mark.parametrize("kind", ["task", "defense", "attack"])
+def test_an_item_that_changed_since_is_another_cell(records, catalogue, kind, what, now):
+    changed = {name: replace(card, **{what: now}) for name, card in catalogue.cards[kind].items()}
+    with pytest.raises(FirstlineError, match=rf"{kind} .*: the record has {what} .*, here it is {now}; use") as caught:  # fmt: skip
+        cell_of(records[0], Catalog({**catalogue.cards, kind: changed}))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_torch_is_another_cell(records, catalogue, monkeypatch):
+    monkeypatch.setattr(keys, "numeric", lambda device: {"torch": "0.1", "device": device})
+    with pytest.raises(FirstlineError, match="which is another cell"):
+        cell_of(records[0], catalogue)
+
+
+def test_an_item_that_is_gone_is_named(records, catalogue):
+    with pytest.raises(FirstlineError, match="no attack is called"):
+        cell_of(records[0], Catalog({**catalogue.cards, "attack": {}}))
+
+
+def test_tags_of_every_layer_are_on_the_record(records):
+    assert {tuple(r.tags) for r in records if r.defense_text == "none"} == {("reference",)}
