@@ -13,11 +13,14 @@ from textwrap import dedent
 from unittest import mock
 
 import pytest
+import torch
 
 from firstline.benchmark.cli.main import main
 from firstline.benchmark.core import catalog, registry
 from firstline.benchmark.core.record import Record
 from firstline.benchmark.run.store import Store
+
+torch.set_num_threads(1)  # as in a worker; several test processes with two threads each wait for one another
 
 Shared = Callable[[str, Callable[[Path], None]], Path]
 
@@ -176,6 +179,7 @@ def plugin() -> Callable[..., Path]:
 @pytest.fixture
 def registering(tmp_path: Path) -> Iterator[None]:
     """Take back what a test registers, and what it imports from its own folder."""
+    catalog.discover([])  # ours register when they are imported, and that is once
     with mock.patch.dict(registry._registered):
         yield
     for name, module in list(sys.modules.items()):

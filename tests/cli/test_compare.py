@@ -1,6 +1,7 @@
 """Two defenses on records made by hand, against SciPy's own test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,14 @@ def put(tmp_path):
     """Return a function that stores the record of a cell in which these examples held."""
     store = Store(tmp_path)
 
-    def add(defense, attack, held, *, threat=LINF, seed=0, ids=None):
+    def add(defense, attack, held, *, threat=LINF, seed=0, ids=None, code="", ended="2026-01-01T00:00:00Z"):
         ids = np.arange(len(held)) if ids is None else ids
-        cell = Cell(
-            "s@1", use("dots"), "f", (use(defense),), use(attack), Threat.parse(threat), seed, N, "cpu"
-        )
+        layer = replace(use(defense), code=f"code of {defense} {code}")
+        cell = Cell("s@1", use("dots"), "f", (layer,), use(attack), Threat.parse(threat), seed, N, "cpu")
         record = make_record(cell, Job(Path(), None), "2026-01-01T00:00:00Z", Cost())
+        record = record.model_copy(
+            update={"provenance": record.provenance.model_copy(update={"ended": ended})}
+        )
         label = np.ones(len(held), np.int64)
         arrays = {
             "ids": ids,
@@ -113,6 +116,17 @@ def test_only_examples_that_both_met_are_compared(put, compare):
     (row,) = compare("old", "new")
     assert row["n"] == 100
     assert row["p"] == pytest.approx(exact(a[50:150], b[50:150]))
+
+
+def test_of_two_records_for_one_place_the_newer_counts(put, compare):
+    a, b = drawn(1, 0.6), drawn(2, 0.5)
+    put("old", "pgd", drawn(3, 0.9), code="before an edit", ended="2026-01-01T00:00:00Z")
+    put("old", "pgd", a, code="now", ended="2026-01-01T00:00:02Z")
+    put("old", "pgd", drawn(4, 0.1), code="long before", ended="2026-01-01T00:00:01Z")
+    put("new", "pgd", b)
+    (row,) = compare("old", "new")
+    assert row["old"] == pytest.approx(a.mean())
+    assert row["p"] == pytest.approx(exact(a, b))
 
 
 def test_a_threat_that_one_never_met_is_no_line(put, compare):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from firstline.benchmark.contract import attacks, checks, defenses, tasks
 from firstline.benchmark.contract.checks import Check, _checks, findings
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core import registry
+from firstline.benchmark.core import catalog, registry
 from firstline.benchmark.core.contracts import (
     Architecture,
     Attack,
@@ -401,6 +401,7 @@ CAUGHT: list[tuple[Check, Item, str]] = [
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let items be made by name, and be forgotten after the test."""
+    catalog.discover([])
     monkeypatch.setattr(registry, "_registered", registry.registered())
 
 
