@@ -59,7 +59,9 @@ class Command:
         code = "from firstline.benchmark.cli.main import main; main()"
         environment = {**os.environ, "COLUMNS": "100", **more}
         if path is not None:
-            environment["PYTHONPATH"] = str(path)
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, [str(path), os.environ.get("PYTHONPATH")])
+            )
         return subprocess.Popen(
             [sys.executable, "-c", code, *map(str, args)],
             stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Cost, Failure, Record
 from firstline.benchmark.run.environment import now
 from firstline.benchmark.run.keys import Cell
+from firstline.benchmark.run.orphans import die_with_parent
 from firstline.benchmark.run.recording import Job, make_record
 from firstline.benchmark.run.store import Store, Unwritable
 
@@ -222,6 +223,7 @@ class _quiet_main:
 def _work(door: Connection, job: Job, stopping: Flag) -> None:
     """Run groups as they come, until the door closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; cells under way are finished
+    die_with_parent()
     # Imported here: the parent process plans and waits, and needs no torch.
     from firstline.benchmark.run.cell import run_group
     from firstline.benchmark.run.scorer import Nursery

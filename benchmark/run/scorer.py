@@ -25,6 +25,7 @@ from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
 from firstline.benchmark.core.target import checked
 from firstline.benchmark.run.keys import Use
+from firstline.benchmark.run.orphans import die_with_parent
 
 BATCH = 256
 OK = b"\0ok"  # what a good reply begins with; error texts begin otherwise
@@ -124,6 +125,7 @@ class Nursery:
 
 def _breed(control: socket.socket) -> None:
     """Fork a scorer for every connection that comes, until the control socket closes. Never returns."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps ended scorers
     while True:
@@ -132,6 +134,7 @@ def _breed(control: socket.socket) -> None:
             os._exit(0)
         pid = os.fork()
         if pid == 0:
+            die_with_parent()
             control.close()
             try:
                 serve(Connection(doors[0]))
