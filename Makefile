@@ -12,7 +12,7 @@ help:
 	@echo "make test    lint, types and tests (minutes)"
 	@echo "make slow    the tests that take longer: 20 kills, every recipe that has its data"
 	@echo "make perf    timings side by side, into results/perf.md"
-	@echo "make papers  WEIGHTS=mnist.pth DATA=folder: the paper recipes, into results/papers.md"
+	@echo "make papers  WEIGHTS=mnist.pth DATA=folder: the paper recipes"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,7 +40,7 @@ perf: $(READY)
 	$(BIN)/python tests/perf.py results/perf.md
 
 papers: $(READY)
-	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS) --data-dir $(DATA) | tee results/papers.md
+	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS) --data-dir $(DATA)
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

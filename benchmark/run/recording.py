@@ -77,6 +77,10 @@ def cell_of(record: Record, catalog: Catalog) -> Cell:
                 )
         return Use(item.text, item.name, item.version, item.settings, item.code, card.tags)
 
+    if keys.key(record.preimage) != record.key:
+        raise FirstlineError(
+            f"record {record.key[:12]} was edited: its key is not that of its preimage; delete it and run the suite again"
+        )
     fit = record.preimage["score"]["craft"]["fit"]
     cell = Cell(
         suite=record.suite,

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from firstline.benchmark.core.record import Metric
+from firstline.benchmark.cli.finish import export
+from firstline.benchmark.core.record import Failure, Metric
 from firstline.benchmark.run.store import Store
 
 
@@ -123,6 +124,17 @@ def test_a_run_exports_only_what_its_ledger_does_not_hold(cli, copy, monkeypatch
     (copy / "mlflow.db").unlink()
     assert cli("run", "smoke", "--results", copy, "--no-board", "--mlflow", uri).code == 0
     assert [len(keys) for keys in exported] == [8, 8, 8], "the store is gone: all is new to the next one"
+
+
+def test_a_failed_cell_that_was_mended_is_exported_again(smoke, tmp_path, monkeypatch):
+    exported = []
+    monkeypatch.setattr("firstline.benchmark.run.tracking.sync", lambda records, *_, **__: exported.append([r.status for r in records]))  # fmt: skip
+    (mended,) = [r for r in Store(smoke).records() if r.attack.text == "pgd(steps=10)" and r.defense_text == "none"]  # fmt: skip
+    error = Failure(kind="infra", type="WorkerDied", message="boom", stage="cell")
+    failed = mended.model_copy(update={"status": "failed", "error": error, "metrics": {}})
+    for record in (failed, failed, mended, mended):
+        export(Store(tmp_path), [record], "http://localhost")
+    assert exported == [["failed"], ["ok"]]
 
 
 @pytest.mark.parametrize("name", ["plain", "50% off", "what?", "a b", "é"])

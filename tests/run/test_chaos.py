@@ -31,7 +31,7 @@ def files(folder):
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
-def wait_for(condition, process, seconds=60.0):
+def wait_for(condition, process, seconds=120.0):
     """Wait until condition holds or process has ended."""
     end = time.monotonic() + seconds
     while process.poll() is None and not condition():
@@ -102,7 +102,7 @@ def test_an_interrupted_run_finishes_its_cell_and_the_same_command_resumes(begin
     suite, folder = suite_file(slow), tmp_path / "results"
     process = begin(suite, folder, "--jobs", 1)
     wait_for(lambda: len(stamps(folder)) == 1, process)
-    time.sleep(0.1)  # the slow cell is under way
+    time.sleep(0.3)  # the slow cell is under way
     os.killpg(process.pid, signal.SIGINT)
     code, printed = finish(process)
     assert code == 130
@@ -147,8 +147,9 @@ def test_a_second_interrupt_stops_at_once(begin, suite_file, tmp_path):
     suite, folder = suite_file(endless), tmp_path / "results"
     process = begin(suite, folder, "--jobs", 1)
     wait_for(lambda: len(stamps(folder)) == 1, process)
+    time.sleep(0.3)  # the endless cell is under way
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
     code, printed = finish(process)
     assert code == 130

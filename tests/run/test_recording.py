@@ -39,6 +39,18 @@ def test_another_torch_is_another_cell(records, catalogue, monkeypatch):
         cell_of(records[0], catalogue)
 
 
+@pytest.mark.parametrize("preimage", [{}, {"score": 1}])
+def test_an_edited_preimage_is_found_out(records, catalogue, preimage):
+    with pytest.raises(FirstlineError, match="was edited: its key is not that of its preimage"):
+        cell_of(records[0].model_copy(update={"preimage": preimage}), catalogue)
+
+
+@pytest.mark.parametrize("change", [{"seed": 9}, {"threat": "evasion/white/linf:0.06", "vector": "evasion"}])
+def test_an_edited_cell_is_found_out(records, catalogue, change):
+    with pytest.raises(FirstlineError, match="which is another cell"):
+        cell_of(records[0].model_copy(update=change), catalogue)
+
+
 def test_an_item_that_is_gone_is_named(records, catalogue):
     with pytest.raises(FirstlineError, match="no attack is called"):
         cell_of(records[0], Catalog({**catalogue.cards, "attack": {}}))
