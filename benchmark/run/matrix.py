@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,39 +58,26 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
             for stack in block.defenses
         ]
         attacks = [(card := catalog.get("attack", ref.name), use(card, ref)) for ref in block.attacks]
-        for task_card, task in tasks:
-            for stack in stacks:
-                defense = "+".join(layer.text for _, layer in stack)
-                for attack_card, attack in attacks:
-                    for threat in block.threats:
-                        if attack_card.facts["vector"] != threat.vector or not _chosen(
-                            selection, task.text, defense, attack.text, str(threat)
-                        ):
-                            continue
-                        reason = mismatch(task_card, [card for card, _ in stack], attack_card, threat)
-                        if reason:
-                            matrix.skips.append(
-                                Skip(f"{task.text} · {defense} · {attack.text} · {threat}", reason)
-                            )
-                            continue
-                        if task.text not in prints:
-                            prints[task.text] = _fingerprint(task_card, task, folder)
-                        layers = tuple(layer for _, layer in stack)
-                        for seed in selection.seeds or suite.seeds:
-                            cell = Cell(
-                                suite.label,
-                                task,
-                                prints[task.text],
-                                layers,
-                                attack,
-                                threat,
-                                seed,
-                                suite.examples,
-                                device,
-                            )
-                            if cell.label not in seen:
-                                seen.add(cell.label)
-                                matrix.cells.append(cell)
+        for (task_card, task), stack, (attack_card, attack), threat in product(
+            tasks, stacks, attacks, block.threats
+        ):
+            defense = "+".join(layer.text for _, layer in stack)
+            fits = attack_card.facts["vector"] == threat.vector
+            if not fits or not _chosen(selection, task.text, defense, attack.text, str(threat)):
+                continue
+            reason = mismatch(task_card, [card for card, _ in stack], attack_card, threat)
+            if reason:
+                matrix.skips.append(Skip(f"{task.text} · {defense} · {attack.text} · {threat}", reason))
+                continue
+            if task.text not in prints:
+                prints[task.text] = _fingerprint(task_card, task, folder)
+            layers = tuple(layer for _, layer in stack)
+            for seed in selection.seeds or suite.seeds:
+                about = (suite.label, task, prints[task.text], layers, attack, threat)
+                cell = Cell(*about, seed, suite.examples, device)
+                if cell.label not in seen:
+                    seen.add(cell.label)
+                    matrix.cells.append(cell)
     if not matrix.cells and not matrix.skips:
         if selection == Selection(seeds=selection.seeds):
             raise FirstlineError(f"{suite.label} pairs no attack with a threat model of its vector")
