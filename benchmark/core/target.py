@@ -32,7 +32,7 @@ def checked(
         response = answer(x, noise)
     except (FirstlineError, MemoryError, torch.OutOfMemoryError):
         raise  # a full memory is the machine's doing
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SystemFailed(f"the system raised {type(error).__name__}: {error}") from error
     if x._version != before:
         raise SystemFailed("the system wrote to its inputs; work on a copy")

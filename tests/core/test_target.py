@@ -56,7 +56,7 @@ class Broken(Linear):
         self.answer = answer
 
     def respond(self, x: Tensor, rng: torch.Generator) -> Response:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer(x) if callable(self.answer) else self.answer
 
@@ -256,6 +256,7 @@ def test_answers_that_are_no_numbers_are_minus_two_and_broken():
     ("answer", "said"),
     [
         (RuntimeError("out of order"), "the system raised RuntimeError: out of order"),
+        (SystemExit(3), "the system raised SystemExit: 3"),
         (linear, "answered with a Tensor; respond must return a Response"),
         (None, "answered with a NoneType"),
         (lambda x: Response(linear(x)[:1]), r"4 inputs with logits of shape \(1, 2\); it must be \(4, 2\)"),
