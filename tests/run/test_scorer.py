@@ -211,7 +211,7 @@ def die(inside, x, rng):
         (boom, "the system raised ValueError: boom"),
         (wrong_shape, "logits of shape (256, 3); it must be (256, 2)"),
         (bare_tensor, "respond must return a Response"),
-        (leave, "the system ended its process while it was scored"),
+        (leave, "the system raised SystemExit: 0"),
         (die, "the system ended its process while it was scored"),
     ],
 )
