@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Cost, Failure, Record
-from firstline.benchmark.run.environment import now
+from firstline.benchmark.run.environment import now, variables
 from firstline.benchmark.run.keys import Cell
 from firstline.benchmark.run.orphans import die_with_parent
 from firstline.benchmark.run.recording import Job, make_record
@@ -182,24 +181,10 @@ def _start_server() -> None:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits the mask
     try:
-        with _environment({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()}):
+        with variables({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 class _quiet_main:

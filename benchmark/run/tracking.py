@@ -23,6 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import ItemUse, Record
+from firstline.benchmark.run.environment import variables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -214,19 +215,11 @@ def _explained(uri: str) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keep MLflow from talking, reporting home and retrying for minutes; restore all settings afterwards."""
     settings = SILENT | {name: os.environ.get(name, value) for name, value in PATIENCE.items()}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
+    with variables(settings):
         import mlflow  # noqa: F401  (it sets up its loggers on import: their levels are ours only after that)
 
         with _muted([logging.getLogger(name) for name in CHATTY]):
             yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
