@@ -1,6 +1,6 @@
 """All that a plugin needs: `from firstline.benchmark.api import Defense, defense, ...`."""
 
-from firstline.benchmark.core.ascent import Slope, ascend, input_gradient
+from firstline.benchmark.core.ascent import Slope, ascend, module_slope
 from firstline.benchmark.core.contracts import (
     Architecture,
     Attack,
@@ -11,6 +11,7 @@ from firstline.benchmark.core.contracts import (
     Incident,
     Inversion,
     Membership,
+    MinimalNorm,
     PoisonedData,
     Poisoning,
     Task,
@@ -18,11 +19,13 @@ from firstline.benchmark.core.contracts import (
 )
 from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import DataProblem, FirstlineError
-from firstline.benchmark.core.geometry import Region, distance
+from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.losses import cross_entropies, dlr, margins
+from firstline.benchmark.core.norms import distance
 from firstline.benchmark.core.registry import attack, defense, task
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import INVALID, REFUSED, Bare, Response, System
-from firstline.benchmark.core.target import Target, cross_entropies
+from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Recipe, train
 
@@ -43,6 +46,7 @@ __all__ = [
     "InputSpace",
     "Inversion",
     "Membership",
+    "MinimalNorm",
     "PoisonedData",
     "Poisoning",
     "Recipe",
@@ -60,9 +64,11 @@ __all__ = [
     "cross_entropies",
     "defense",
     "distance",
+    "dlr",
     "initialise",
-    "input_gradient",
     "isolated",
+    "margins",
+    "module_slope",
     "task",
     "train",
 ]

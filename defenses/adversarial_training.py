@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from firstline.benchmark.core.ascent import Slope, ascend, input_gradient
+from firstline.benchmark.core.ascent import ascend, module_slope
 from firstline.benchmark.core.contracts import Context, Defense
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
@@ -41,7 +41,7 @@ class AdversarialTraining(Defense):
             region = Region(x, ctx.task.space, self.norm, eps)
             start = region.random(generator)
             return ascend(
-                lambda points, rows: Slope(input_gradient(module, points, y), None),
+                lambda points, rows: module_slope(module, points, y),
                 region,
                 start=start,
                 steps=self.steps,

@@ -10,8 +10,8 @@ import torch
 
 from firstline.benchmark.core.contracts import Context, Defense, initialise
 from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.registry import defense
-from firstline.benchmark.core.target import cross_entropies
 from firstline.benchmark.core.training import train
 
 

@@ -21,6 +21,7 @@ from firstline.attacks.evasion.pgd import PGD
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.contracts import initialise
 from firstline.benchmark.core.data import InputSpace
+from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare
 from firstline.benchmark.core.target import Target
@@ -73,7 +74,7 @@ def pgd_ratios(rounds: int = 9) -> list[tuple[str, str, str]]:
 
             def ours(space=space, x=x, y=y, model=model, threat=threat) -> Tensor:
                 target = Target(Bare(model), threat, space=space, classes=10, rng=Streams(0), examples=len(x))
-                return PGD().perturb(target, x, y, threat, Streams(0))
+                return PGD().perturb(target, x, y, Region(x, space, "linf", threat.eps), Streams(0))
 
             def theirs(x=x, y=y, model=model, eps=eps) -> Tensor:
                 return hand_written_pgd(model, x, y, eps, 40, 0.1 * eps)

@@ -15,23 +15,21 @@ from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED
 from firstline.benchmark.core.target import Target
-from firstline.benchmark.core.threat import Threat
 
 
-@attack("uniform-noise", tags={"control"})
+@attack("uniform-noise", version=2, tags={"control"})
 @dataclass(frozen=True)
 class UniformNoise(Evasion):
     """Try `draws` uniform points of the ball, and keep the first that is answered wrongly."""
 
     needs = ("labels",)
-    goals = ("linf", "l2")
+    goals = ("linf", "l2", "l1", "l0")
 
     draws: int = 10
 
-    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         """Return for each row of x (n, *shape) a random point of its ball that fools the system, if one was met."""
-        region, generator = Region(x, target.space, threat.goal, threat.eps), rng.torch("points")
-        found, rows = x.clone(), torch.arange(len(x), device=x.device)
+        generator, found, rows = rng.torch("points"), x.clone(), torch.arange(len(x), device=x.device)
         for _ in range(self.draws):
             points = region.snap(region.random(generator))[rows]
             found[rows] = points

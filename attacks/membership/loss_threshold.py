@@ -6,9 +6,10 @@ from torch import Tensor
 
 from firstline.benchmark.core.contracts import Membership
 from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.target import Target, cross_entropies
+from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 
 

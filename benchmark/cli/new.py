@@ -83,7 +83,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from firstline.benchmark.api import Evasion, Region, Streams, Target, Threat, ascend, attack
+from firstline.benchmark.api import Evasion, Region, Streams, Target, ascend, attack
 
 
 @attack("{name}")
@@ -92,13 +92,12 @@ class {cls}(Evasion):
     """Say in one line what it does."""
 
     needs = ("gradients",)
-    goals = ("linf", "l2")
+    goals = ("linf", "l2", "l1")
 
     steps: int = 10
 
-    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         """Return x (n, *shape) moved inside its ball so that labels y (n,) fit it badly."""
-        region = Region(x, target.space, threat.goal, threat.eps)
         return ascend(
             lambda points, rows: target.slope(points, y[rows], rows),
             region,

@@ -10,10 +10,10 @@ from firstline.benchmark.contract.checks import applies_to
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import Context, Defense
 from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Fitted, Stack
 from firstline.benchmark.core.system import Response
-from firstline.benchmark.core.target import cross_entropies
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4

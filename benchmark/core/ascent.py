@@ -8,29 +8,36 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.norms import TINY, column
 
 
 class Slope(NamedTuple):
-    """Gradients (k, *shape) at k points, and which of them already fool the system, (k,) bool or None."""
+    """Gradients (k, *shape) at k points, and the losses (k,) that they are of.
+
+    broken says which points already fool the system, (k,) bool; None where nobody can say.
+    """
 
     gradient: Tensor
     broken: Tensor | None
+    loss: Tensor
 
 
 Climb = Callable[[Tensor, Tensor], Slope]
-PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def ascend(climb: Climb, region: Region, *, start: Tensor, steps: int, stride: float) -> Tensor:
+def ascend(
+    climb: Climb, region: Region, *, start: Tensor, steps: int, stride: float, momentum: float = 0.0
+) -> Tensor:
     """Return one point per example of region, after up to `steps` steps uphill from start (n, *shape).
 
     climb gets points (k, *shape), rounded to the grid, and the rows (k,) that they belong to. An example that
     climb calls broken keeps the point that broke it and leaves the loop, so success is any valid iterate.
-    stride is the step length as a share of the radius.
+    stride is the step length as a share of the radius. momentum is how much of the earlier directions stays
+    in each step (Dong et al. 2018, arXiv:1710.06081, algorithm 1).
     """
     points, found = start, None
     rows = torch.arange(len(start), device=start.device)
-    length = region.eps * stride
+    length, velocity = region.eps * stride, None
     for _ in range(steps):
         asked = region.snap(points)
         slope = climb(asked, rows)
@@ -42,7 +49,11 @@ def ascend(climb: Climb, region: Region, *, start: Tensor, steps: int, stride: f
             if len(left) == 0:
                 return found
             points, gradient, rows, length = points[left], gradient[left], rows[left], length[left]
+            velocity = None if velocity is None else velocity[left]
             region = region.keep(left)
+        if momentum:
+            gradient = gradient / column(gradient.abs().flatten(1).mean(1), gradient).clamp_min(TINY)
+            velocity = gradient = gradient if velocity is None else velocity * momentum + gradient
         points = region.step(points, gradient, length)
     points = region.snap(points)
     if found is None:
@@ -51,9 +62,10 @@ def ascend(climb: Climb, region: Region, *, start: Tensor, steps: int, stride: f
     return found
 
 
-def input_gradient(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the gradient (n, *shape) of the summed cross-entropy of module at x; parameters get none."""
+def module_slope(module: nn.Module, x: Tensor, y: Tensor) -> Slope:
+    """Return the slope of the cross-entropy of module at x (n, *shape); parameters get no gradient."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(cross_entropy(module(x), y, reduction="sum"), x)
-    return gradient
+        losses = cross_entropy(module(x), y, reduction="none")
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+    return Slope(gradient, None, losses.detach())

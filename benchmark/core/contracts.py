@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from firstline.benchmark.core.data import Data, InputSpace, Splits
+from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.norms import column
 from firstline.benchmark.core.ref import Ref
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import System
@@ -193,11 +195,30 @@ class Evasion(Attack, ABC):
     inputs = ("real",)
 
     @abstractmethod
-    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """Return x (n, *shape) moved within the threat so that labels y (n,) fit it badly.
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
+        """Return x (n, *shape) moved within region so that labels y (n,) fit it badly.
 
-        Row i of x is example i of the target's meter: pass the row numbers on when asking about fewer rows.
+        region.eps holds a radius per example. Row i of x is example i of the target's meter: pass the row
+        numbers on when asking about fewer rows, or narrow target and region with `keep`. What comes back is
+        the point that fooled the system where one was met (any valid iterate counts), else the best try.
         """
+
+
+class MinimalNorm(Evasion, ABC):
+    """Looks for the closest input that the system gets wrong, whatever the radius."""
+
+    @abstractmethod
+    def minimise(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
+        """Return for each row of x (n, *shape) the closest point met that fools the system, x where none was.
+
+        Points are valid inputs: in the box and on the grid. Close is meant in region.norm; region.eps is the
+        radius that the threat model asks about, and no limit.
+        """
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
+        """Return the closest point that fools the system where it lies within region, else x."""
+        found = self.minimise(target, x, y, region, rng)
+        return torch.where(column(region.holds(found), x), found, x)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Data, splits, input spaces and fingerprints."""
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,7 +72,8 @@ class InputSpace:
     low, high and grid are one number for all features or one per feature (flattened order). grid is the
     distance between neighbouring allowed values, 1/255 for 8-bit images, and 0 for a continuous feature.
     mutable says which features an attacker can change (empty: all); categorical which are codes without
-    order (empty: none).
+    order (empty: none); costs what an attacker pays under a cost budget: for one unit of change, or for
+    another category (empty: 1 each).
     """
 
     shape: tuple[int, ...]
@@ -81,15 +83,20 @@ class InputSpace:
     mutable: tuple[bool, ...] = ()
     categorical: tuple[bool, ...] = ()
     features: tuple[str, ...] = ()
+    costs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         width = 1
         for side in self.shape:
             width *= side
-        for name in ("low", "high", "grid", "mutable", "categorical", "features"):
+        for name in ("low", "high", "grid", "mutable", "categorical", "features", "costs"):
             value = getattr(self, name)
             if isinstance(value, tuple) and value and len(value) != width:
                 raise ContractBroken(f"input space: {name} has {len(value)} entries for {width} features")
+        if not all(0 < cost < math.inf for cost in self.costs):
+            raise ContractBroken(
+                "input space: every cost must be above 0; what may not change is not mutable"
+            )
 
     def _like(self, value: float | tuple[float, ...] | tuple[bool, ...], x: Tensor) -> Tensor:
         tensor = torch.as_tensor(value, dtype=x.dtype, device=x.device)
@@ -98,6 +105,10 @@ class InputSpace:
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest allowed values, broadcastable to x (n, *shape)."""
         return self._like(self.low, x), self._like(self.high, x)
+
+    def changeable(self, x: Tensor) -> Tensor | None:
+        """Return 1 where an attacker can change a feature at all and 0 elsewhere, or None where all can be."""
+        return self._like(self.mutable, x) if self.mutable and not all(self.mutable) else None
 
     def movable(self, x: Tensor) -> Tensor | None:
         """Return 1 where a feature may be moved by degrees and 0 elsewhere, or None where all may."""
@@ -109,6 +120,25 @@ class InputSpace:
         if self.categorical:
             free = free * (1 - self._like(self.categorical, x))
         return free
+
+    def prices(self, x: Tensor) -> Tensor:
+        """Return what each feature costs, (*shape): per unit of change, or for another category."""
+        return (
+            self._like(self.costs, x)
+            if self.costs
+            else torch.ones(self.shape, dtype=x.dtype, device=x.device)
+        )
+
+    def cost(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return what an attacker pays for moving x to points (n, *shape), (n,).
+
+        That is the price times the change, summed over the features; once the price for a changed category.
+        Source: Kireev, Kulynych & Troncoso 2023, arXiv:2208.13058 (budgets in the attacker's own currency).
+        """
+        change = (points - x).abs()
+        if any(self.categorical):
+            change = torch.where(self._like(self.categorical, x) > 0, (change > 0).to(change), change)
+        return (change * self.prices(x)).flatten(1).sum(1)
 
     def round(self, x: Tensor) -> Tensor:
         """Return x (n, *shape) moved to the nearest allowed values: clipped to the box, rounded to the grid."""

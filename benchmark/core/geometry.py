@@ -1,91 +1,40 @@
-"""Norm balls, cut to the input space: distances, projections, steepest directions, random points, rounding."""
+"""Norm balls, cut to the input space: the points that an attacker may choose."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from firstline.benchmark.core.data import InputSpace
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.norms import BALLS, column, distance
 
 SLACK = 1e-5  # float32 rounding that a distance may exceed its radius by, relative
-
-
-def distance(a: Tensor, b: Tensor, norm: str) -> Tensor:
-    """Return the distance (n,) between the rows of a and b (n, *shape), in linf, l2, l1 or l0."""
-    return length(a - b, norm)
-
-
-def length(delta: Tensor, norm: str) -> Tensor:
-    """Return the norm (n,) of each row of delta (n, *shape)."""
-    flat = delta.flatten(1)
-    if norm == "l0":
-        return (flat != 0).sum(1).to(flat.dtype)
-    size: Tensor = torch.linalg.vector_norm(
-        flat, ord=float("inf") if norm == "linf" else int(norm[1:]), dim=1
-    )
-    return size
-
-
-def _column(eps: Tensor, x: Tensor) -> Tensor:
-    return eps.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _project_linf(points: Tensor, centre: Tensor, eps: Tensor) -> Tensor:
-    return torch.clamp(points, centre - eps, centre + eps)
-
-
-def _project_l2(points: Tensor, centre: Tensor, eps: Tensor) -> Tensor:
-    delta = points - centre
-    size = _column(length(delta, "l2"), delta)
-    # Only outer points move; inner ones stay exactly where they are.
-    return torch.where(size > eps, centre + delta * (eps / size.clamp_min(1e-30)), points)
-
-
-def _steepest_l2(gradient: Tensor) -> Tensor:
-    direction = gradient / _column(length(gradient, "l2"), gradient).clamp_min(1e-30)
-    # A gradient that is no number moves nothing, as with torch.sign.
-    return torch.nan_to_num(direction, nan=0.0)
-
-
-def _random_linf(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator) * 2 - 1
-
-
-def _random_l2(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    direction = _steepest_l2(torch.randn(shape, generator=generator))
-    width = direction[0].numel() if len(direction) else 1
-    return direction * _column(torch.rand(shape[0], generator=generator) ** (1 / width), direction)
-
-
-@dataclass(frozen=True)
-class _Norm:
-    project: Callable[[Tensor, Tensor, Tensor], Tensor]
-    steepest: Callable[[Tensor], Tensor]
-    random: Callable[[torch.Size, torch.Generator], Tensor]
-
-
-_NORMS = {
-    "linf": _Norm(_project_linf, torch.sign, _random_linf),
-    "l2": _Norm(_project_l2, _steepest_l2, _random_l2),
-}
 
 
 class Region:
     """The points that an attacker may choose for each example: the ball around x, inside the input space.
 
     x is (n, *shape); eps a radius, or one per example (n,). Features that may not move, or that are
-    categories, stay as they are.
+    categories, stay as they are. `keep` narrows it to the examples that still stand.
+
+    The norm `cost` is l1 of changes times their prices; there `snap`, `distance` and `holds` take changed
+    categories for what they are, while steps and projections leave them to attacks that know how.
     """
 
     def __init__(self, x: Tensor, space: InputSpace, norm: str, eps: float | Tensor) -> None:
-        if norm not in _NORMS:
-            raise FirstlineError(f"no ball is implemented for {norm!r}; use one of: {', '.join(_NORMS)}")
+        if norm not in BALLS:
+            raise FirstlineError(f"no ball is implemented for {norm!r}; use one of: {', '.join(BALLS)}")
         self.centre, self.space, self.norm = x, space, norm
-        self.eps = _column(torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)), x)
-        self._ops = _NORMS[norm]
-        self._free = space.movable(x)
+        self.eps = column(torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)), x)
+        self.rows = torch.arange(len(x), device=x.device)  # of the examples that the attack was given
+        self._total = len(x)
+        self._ops = BALLS[norm]
+        self._free = self._loose = space.movable(x)  # by steps; where points may differ from x at all
+        self._prices = None
+        if norm == "cost":
+            self._prices, self._loose = space.prices(x), space.changeable(x)
         low, high = space.box(x)
         grid = torch.as_tensor(space.grid, dtype=x.dtype, device=x.device)
         self._grid = grid.reshape(space.shape) if grid.ndim else grid
@@ -103,6 +52,9 @@ class Region:
             self._snap_low = torch.where(self._grid > 0, torch.minimum(inner_low, x), self.low)
             self._snap_high = torch.where(self._grid > 0, torch.maximum(inner_high, x), self.high)
 
+    def __len__(self) -> int:
+        return len(self.centre)
+
     def _rounded(self, points: Tensor) -> Tensor:
         """Return space.round of points; for points that the region clips anyway, without its intermediate tensors."""
         if self.norm != "linf" or isinstance(self.space.grid, tuple) or self.space.low != 0.0:
@@ -110,14 +62,28 @@ class Region:
         levels = 1 / self.space.grid
         return (points * levels).round_().div_(levels)
 
-    def keep(self, rows: Tensor) -> "Region":
-        """Return the region of the examples at rows."""
-        smaller = object.__new__(Region)
+    def keep(self, rows: Tensor) -> Self:
+        """Return the region of the examples at rows (k,), positions within this region."""
+        smaller = object.__new__(type(self))
         smaller.__dict__.update(self.__dict__)
-        for name in ("centre", "eps", "low", "high", "_snap_low", "_snap_high"):
+        for name in ("centre", "eps", "rows", "low", "high", "_snap_low", "_snap_high"):
             if name in self.__dict__:
                 setattr(smaller, name, self.__dict__[name][rows])
         return smaller
+
+    def resized(self, eps: float | Tensor, centre: Tensor | None = None) -> "Region":
+        """Return the same region with another radius, or with one per example (n,); around centre if given."""
+        other = Region(self.centre if centre is None else centre, self.space, self.norm, eps)
+        other.rows, other._total = self.rows, self._total
+        return other
+
+    def draw(self, sample: Callable[[int], Tensor]) -> Tensor:
+        """Return the rows of sample(n) that belong to the examples here, n being how many there were at first.
+
+        So an example meets the same chance whichever others were left out before.
+        """
+        drawn = sample(self._total).to(self.centre.device)
+        return drawn if len(self) == self._total else drawn[self.rows]
 
     def step(self, points: Tensor, gradient: Tensor, stride: Tensor) -> Tensor:
         """Return points moved uphill by stride (n, 1, …) and brought back into the region."""
@@ -126,56 +92,125 @@ class Region:
         if self.norm == "linf":
             moved = torch.addcmul(points, gradient.sign(), stride)
             return torch.clamp(moved, self.low, self.high, out=moved)
-        return self.project(torch.addcmul(points, self._ops.steepest(gradient), stride))
+        return self.project(torch.addcmul(points, self.steepest(points, gradient, stride), stride))
+
+    def steepest(self, points: Tensor, gradient: Tensor, stride: Tensor) -> Tensor:
+        """Return the direction (n, *shape) of unit length in the norm that climbs most from points."""
+        if self._free is not None:
+            gradient = gradient * self._free
+        if self.norm not in ("l1", "cost"):
+            return self._ops.steepest(gradient, gradient)
+        room = torch.where(gradient > 0, self.high - points, points - self.low) / stride.clamp_min(1e-12)
+        if self._prices is None:
+            return self._ops.steepest(gradient, room)
+        return self._ops.steepest(gradient / self._prices, room * self._prices) / self._prices
 
     def project(self, points: Tensor) -> Tensor:
-        """Return the points brought into the ball and then into the box; inner points stay."""
-        near = self._ops.project(self._hold(points), self.centre, self.eps)
+        """Return the points brought into the ball and the box; inner points stay."""
+        points = self._hold(points)
+        if self.norm == "linf":
+            return torch.clamp(points, self.low, self.high)
+        delta = points - self.centre
+        low, high = self.low - self.centre, self.high - self.centre
+        if self._prices is None:
+            near = self._ops.project(delta, self.eps, low, high)
+        else:
+            paid = delta * self._prices
+            near = self._ops.project(paid, self.eps, low * self._prices, high * self._prices)
+            near = torch.where(near == paid, delta, near / self._prices)
+        near = torch.where(near == delta, points, self.centre + near)
         return torch.clamp(near, self.low, self.high)
 
     def _hold(self, points: Tensor) -> Tensor:
         """The points with all features that may not move back where they were."""
         return points if self._free is None else torch.where(self._free > 0, points, self.centre)
 
+    def _return(self, points: Tensor) -> Tensor:
+        """The points with all features that may not differ back where they were."""
+        return points if self._loose is None else torch.where(self._loose > 0, points, self.centre)
+
     def random(self, generator: torch.Generator) -> Tensor:
-        """Return one point per example, drawn uniformly from the ball and cut to the box."""
-        delta = (
-            self._ops.random(self.centre.shape, generator).to(self.centre.device, self.centre.dtype)
-            * self.eps
-        )
+        """Return one point per example, drawn uniformly from the ball and cut to the box.
+
+        For l0: as many random features as the radius says, each anywhere in its range.
+        """
+        shape = self.centre.shape[1:]
+        if self._ops.random is None:
+            chosen = self.draw(lambda n: torch.rand(n, *shape, generator=generator)).to(self.centre.dtype)
+            value = self.draw(lambda n: torch.rand(n, *shape, generator=generator)).to(self.centre.dtype)
+            if self._free is not None:
+                chosen = chosen * self._free
+            zero = torch.zeros_like(chosen)
+            picked = self._ops.project(chosen + 1e-9, self.eps, zero, zero + 2) > 0
+            return self._hold(torch.where(picked, self.low + value * (self.high - self.low), self.centre))
+        draw = self._ops.random
+        delta = self.draw(lambda n: draw(torch.Size((n, *shape)), generator)).to(self.centre.dtype) * self.eps
+        if self._prices is not None:
+            delta = delta / self._prices
         return self.project(self.centre + delta)
 
     def snap(self, points: Tensor) -> Tensor:
         """Return the points as the system will be given them: on the grid, still inside the region."""
         if not self._gridded:
             return points
-        rounded = self._hold(self._rounded(points))
+        rounded = self._return(self._rounded(points))
         if self.norm == "linf":
             return torch.clamp(rounded, self._snap_low, self._snap_high, out=rounded)
-        outside = length(rounded - self.centre, self.norm) > self.eps.flatten() * (1 + SLACK / 10)
+        outside = self.distance(rounded) > self.eps.flatten() * (1 + SLACK / 10)
         if outside.any():
             grid = torch.where(self._grid > 0, self._grid, torch.full_like(self._grid, 1e-12))
             nearer = self.centre + torch.trunc((points - self.centre) / grid) * grid
-            rounded = torch.where(_column(outside, points), self._hold(self.space.round(nearer)), rounded)
+            rounded = torch.where(column(outside, points), self._return(self.space.round(nearer)), rounded)
         return rounded
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Return how far points (n, *shape) are from the centre, (n,): in the norm, or what the change costs."""
+        if self.norm == "cost":
+            return self.space.cost(points, self.centre)
+        return distance(points, self.centre, self.norm)
+
+    def holds(self, points: Tensor) -> Tensor:
+        """Return which points (n, *shape) lie within the radius, (n,) bool."""
+        return self.distance(points) <= self.eps.flatten() * (1 + SLACK) + 1e-6
+
+    def violation(self, points: Tensor) -> str | None:
+        """Return how points (n, *shape) break the threat of the largest radius here, or None: see `violation`."""
+        eps = float(self.eps.max()) if len(self) else 0.0
+        return violation(points, self.centre, self.space, self.norm, eps)
 
 
 def violation(adversarial: Tensor, x: Tensor, space: InputSpace, norm: str, eps: float) -> str | None:
     """Return how adversarial examples (n, *shape) break the threat around x, or None.
 
-    Checked: shape, NaN, box, immutable features, and distance up to float32 rounding.
+    Checked: shape, NaN, box, immutable features, and distance up to float32 rounding; categories, which may
+    change under `cost` alone, and then to another code; and there the grid of the other features too.
     """
     if adversarial.shape != x.shape:
         return f"returned shape {tuple(adversarial.shape)} for inputs of shape {tuple(x.shape)}"
     problem = space.check(adversarial)
     if problem:
         return f"returned {problem}"
-    if space.mutable:
-        fixed = ~torch.tensor(space.mutable, device=x.device).reshape(space.shape)
-        changed = ((adversarial != x) & fixed).flatten(1).any(1)
+    loose = space.changeable(x)
+    if loose is not None:
+        changed = ((adversarial != x) & (loose == 0)).flatten(1).any(1)
         if changed.any():
             return f"changed immutable features of {int(changed.sum())} of {len(x)} examples"
-    far = distance(adversarial, x, norm)
+    if norm == "cost":
+        step = torch.as_tensor(space.grid, dtype=x.dtype, device=x.device)
+        step = step.reshape(space.shape) if step.ndim else step
+        off = (adversarial - space.round(adversarial)).abs() > 1e-6 + 1e-3 * step
+        off = (off & (adversarial != x)).flatten(1).any(1)
+        if off.any():
+            return f"left the grid of whole numbers and codes on {int(off.sum())} of {len(x)} examples"
+    elif any(space.categorical):
+        codes = torch.tensor(space.categorical, device=x.device).reshape(space.shape)
+        changed = ((adversarial != x) & codes).flatten(1).any(1)
+        if changed.any():
+            return (
+                f"changed categories of {int(changed.sum())} of {len(x)} examples, which no {norm} ball measures; "
+                "attack them under a cost budget"
+            )
+    far = space.cost(adversarial, x) if norm == "cost" else distance(adversarial, x, norm)
     out = far > eps * (1 + SLACK) + 1e-6
     if out.any():
         return f"left the {norm} ball of {eps:g} on {int(out.sum())} of {len(x)} examples, by up to {far.max() - eps:.3g}"

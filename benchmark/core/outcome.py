@@ -38,7 +38,11 @@ def same_length(**arrays: NDArray[Any]) -> int:
 
 @dataclass(frozen=True)
 class EvasionOutcome(Outcome):
-    """Per attacked example: its id, label, the answers to the clean and the adversarial input, and the cost."""
+    """Per attacked example: its id, label, the answers to the clean and the adversarial input, and the cost.
+
+    minimal_distance, for attacks that look for the closest point, is how far the closest wrong answer was:
+    0 where the clean input is answered wrongly, infinity where no wrong answer was found.
+    """
 
     vector = "evasion"
     ids: Ints
@@ -48,6 +52,7 @@ class EvasionOutcome(Outcome):
     distance: Floats
     queries: Ints
     gradients: Ints
+    minimal_distance: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """The door that an attack gets: what the threat model grants, metered per sample, and nothing else."""
 
 from collections.abc import Callable
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from firstline.benchmark.core.ascent import PerExampleLoss, Slope
+from firstline.benchmark.core.ascent import Slope
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import AccessDenied, BudgetExhausted, FirstlineError, SystemFailed
+from firstline.benchmark.core.losses import Loss, cross_entropies, truth
+from firstline.benchmark.core.memory import SAFE, batch_size
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED, Response, System
 from firstline.benchmark.core.threat import Threat
@@ -18,9 +21,7 @@ DRAWS = (
 )
 
 
-def cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the cross-entropy (n,) of each row."""
-    return cross_entropy(logits, y, reduction="none")
+REFUSAL = 64.0  # between the loss of a right answer and that of a wrong one which is refused
 
 
 def checked(
@@ -55,6 +56,8 @@ class Target:
 
     examples is how many examples are attacked: queries and gradients (n,) count per example, and a query
     budget holds for each. Without examples there is one counter for all. space and classes are public.
+    batch is how many inputs go through the system at once; without it, as many as a memory budget allows.
+    notes is what the attack told about itself, see `tell`.
     """
 
     def __init__(
@@ -70,15 +73,30 @@ class Target:
         train: Data | None = None,
         aux: Data | None = None,
         defense: str | None = None,
-        batch: int = 512,
+        batch: int | None = None,
     ) -> None:
         self.threat, self.space, self.classes = threat, space, classes
+        self.notes: dict[str, float] = {}
         self.queries = torch.zeros(examples if examples is not None else 1, dtype=torch.int64)
         self.gradients = torch.zeros_like(self.queries)
         self._single = examples is None
+        self._rows: Tensor | None = None
         self._system, self._build, self._batch = system, build, batch
         self._train, self._aux, self._defense = train, aux, defense
-        self._noise = rng.torch("answers")
+        self._noise, self._trial = rng.torch("answers"), rng.torch("batch")
+
+    def keep(self, rows: Tensor) -> Self:
+        """Return the same door for the examples at rows (k,) alone: row i there is row rows[i] here.
+
+        Counters and budgets are shared, so that an attack can hand on what still stands to another.
+        """
+        narrow = copy(self)
+        narrow._rows = rows.cpu() if self._rows is None else self._rows[rows.cpu()]
+        return narrow
+
+    def tell(self, name: str, value: float) -> None:
+        """Leave a figure about the attack's own course for the record's diagnostics."""
+        self.notes[name] = float(value)
 
     def _need(self, grant: str) -> None:
         if grant not in self.threat.grants:
@@ -92,13 +110,17 @@ class Target:
         if self._single:
             spent = counter + count
         elif rows is None:
-            if count != len(counter):
-                raise ValueError(
-                    f"{count} inputs for {len(counter)} examples: pass rows to say whose they are"
-                )
-            spent = counter + 1
+            mine = len(counter) if self._rows is None else len(self._rows)
+            if count != mine:
+                raise ValueError(f"{count} inputs for {mine} examples: pass rows to say whose they are")
+            spent = (
+                counter + 1
+                if self._rows is None
+                else counter.index_add(0, self._rows, torch.ones_like(self._rows))
+            )
         else:
-            spent = counter.index_add(0, rows.cpu(), torch.ones(count, dtype=torch.int64))
+            rows = rows.cpu() if self._rows is None else self._rows[rows.cpu()]
+            spent = counter.index_add(0, rows, torch.ones(count, dtype=torch.int64))
         if limit is not None and int(spent.max()) > limit:
             per = "in all" if self._single else "per example"
             raise BudgetExhausted(
@@ -108,7 +130,23 @@ class Target:
 
     def left(self, row: int = 0) -> float:
         """Return how many queries are left for an example; infinity where there is no limit."""
-        return float("inf") if self.threat.queries is None else self.threat.queries - int(self.queries[row])
+        if self.threat.queries is None:
+            return float("inf")
+        return self.threat.queries - int(self.queries[row if self._rows is None else self._rows[row]])
+
+    def afford(self, queries: int) -> int:
+        """Return how many of so many queries every example here can still pay for."""
+        if self.threat.queries is None:
+            return queries
+        spent = self.queries if self._rows is None else self.queries[self._rows]
+        most = int(spent.max()) if len(spent) else 0
+        return max(0, min(queries, self.threat.queries - most))
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self._batch is None and len(x) > SAFE:
+            self._batch = batch_size(self._system, x, self._trial)
+        parts: tuple[Tensor, ...] = x.split(self._batch or SAFE)
+        return parts
 
     def _respond(self, answer: Callable[[Tensor, torch.Generator], Response], x: Tensor) -> Response:
         return checked(answer, x, self._noise, self.classes)
@@ -116,7 +154,7 @@ class Target:
     @torch.no_grad()
     def _ask(self, x: Tensor, rows: Tensor | None) -> Response:
         self._charge(self.queries, len(x), rows, self.threat.queries)
-        parts = [self._respond(self._system.respond, chunk) for chunk in x.split(self._batch)]
+        parts = [self._respond(self._system.respond, chunk) for chunk in self._split(x)]
         acceptance = [p.acceptance for p in parts if p.acceptance is not None]
         return Response(torch.cat([p.logits for p in parts]), torch.cat(acceptance) if acceptance else None)
 
@@ -130,47 +168,60 @@ class Target:
         return self._ask(x, rows).labels
 
     def slope(
-        self, x: Tensor, y: Tensor, rows: Tensor | None = None, *, loss: PerExampleLoss = cross_entropies
+        self, x: Tensor, y: Tensor, rows: Tensor | None = None, *, loss: Loss = cross_entropies
     ) -> Slope:
-        """Return the gradient of the per-example loss at x (k, *shape), and which points are answered wrongly.
+        """Return the gradient of the per-example loss at x (k, *shape), the loss, and which points are broken.
 
-        The gradient is that of the whole system: through its differentiable stand-in where it has one (BPDA),
-        averaged over DRAWS draws where it is stochastic (EOT). Whether a point is answered wrongly is up to the
-        system itself, never to its stand-in. A stochastic system is never called broken: a point at which a few
-        draws err is a coin toss for the next one, so the ascent goes on.
+        y is (k,), the true classes, or (k, 2), true and target class. The gradient is that of the whole
+        system: through its differentiable stand-in where it has one (BPDA), averaged over DRAWS draws where
+        it is stochastic (EOT), and where a wrong answer is refused, that of the acceptance score instead
+        (Bryniarski et al. 2021, arXiv:2106.15023, section 4.1). Whether a point is broken is up to the
+        system itself, never to its stand-in. A stochastic system is never called broken: a point at which a
+        few draws err is a coin toss for the next one, so the ascent goes on.
         """
         self._need("gradients")
         draws = DRAWS if self._system.stochastic else 1
         for _ in range(draws):  # every draw is a gradient
             self._charge(self.gradients, len(x), rows, None)
+        parts = self._split(x)
         slopes = [
             self._slope(points, labels, loss, draws)
-            for points, labels in zip(x.split(self._batch), y.split(self._batch), strict=True)
+            for points, labels in zip(parts, y.split([len(part) for part in parts]), strict=True)
         ]
         if len(slopes) == 1:
             return slopes[0]
+        if not slopes:
+            return Slope(torch.zeros_like(x), None, x.new_zeros(0))
         broken = [slope.broken for slope in slopes if slope.broken is not None]
-        return Slope(torch.cat([slope.gradient for slope in slopes]), torch.cat(broken) if broken else None)
+        return Slope(
+            torch.cat([slope.gradient for slope in slopes]),
+            torch.cat(broken) if broken else None,
+            torch.cat([slope.loss for slope in slopes]),
+        )
 
-    def _slope(self, x: Tensor, y: Tensor, loss: PerExampleLoss, draws: int) -> Slope:
-        total = None
+    def _slope(self, x: Tensor, y: Tensor, loss: Loss, draws: int) -> Slope:
+        total, height = None, None
         for _ in range(draws):
             leaf = x.detach().requires_grad_()
             with torch.enable_grad():
                 answer = self._respond(self._system.surrogate, leaf)
-                value = loss(answer.logits, y).sum()
-                if not value.requires_grad:
+                losses = _heed_refusals(loss(answer.logits, y), answer, truth(y))
+                if not losses.requires_grad:
                     raise SystemFailed(
                         "the system gives no gradient; give it a differentiable surrogate (BPDA)"
                     )
-                (gradient,) = torch.autograd.grad(value, leaf)
-            total = gradient if total is None else total + gradient
+                (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+            losses = losses.detach()
+            total, height = (
+                (gradient, losses) if total is None or height is None else (total + gradient, height + losses)
+            )
         assert total is not None
+        assert height is not None
         if self._system.stochastic:
-            return Slope(total / draws, None)
+            return Slope(total / draws, None, height / draws)
         with torch.no_grad():
             labels = (self._respond(self._system.respond, x) if self._system.stands_in else answer).labels
-        return Slope(total, (labels != y) & (labels != REFUSED))
+        return Slope(total, (labels != truth(y)) & (labels != REFUSED), height)
 
     @property
     def system(self) -> System:
@@ -203,3 +254,15 @@ class Target:
         self._need("architecture")
         assert self._build is not None
         return self._build()
+
+
+def _heed_refusals(losses: Tensor, answer: Response, y: Tensor) -> Tensor:
+    """Let a wrong answer that is refused climb towards acceptance, and rank it between right and broken.
+
+    For a loss whose sign says whether the answer is wrong, the sign then says whether the point is broken.
+    """
+    if answer.acceptance is None:
+        return losses
+    wrong, score = answer.logits.argmax(1) != y, answer.acceptance
+    refused = score / (1 + score.abs())
+    return torch.where(wrong, torch.where(score < 0, refused, losses), losses - REFUSAL)

@@ -4,6 +4,7 @@ The text form is ``vector/knowledge/goal[:amount][,option=value...]``:
 
     evasion/white/linf:8/255            poisoning/gray/availability:10%,train=100%
     evasion/black/l2:0.5,queries=5k     membership/black/scores
+    evasion/white/cost:2.5              evasion/black/corruption:3
 """
 
 import math
@@ -47,6 +48,13 @@ def _count(text: str) -> int:
     if not 0 <= value < 2**63 or value != int(value):
         raise ValueError(text)
     return int(value)
+
+
+def _severity(text: str) -> float:
+    value = _number(text)
+    if value not in (1, 2, 3, 4, 5):
+        raise ValueError(text)
+    return value
 
 
 def _yes(text: str) -> bool:
@@ -94,12 +102,14 @@ class _Form:
 
 
 _RADIUS = _Form(_radius, _write_radius, "a distance of at least 0 in input units, such as 0.1 or 8/255")
+_COST = _Form(_radius, _short, "a budget of at least 0 in units of the task's costs, such as 2.5")
+_SEVERITY = _Form(_severity, _short, "a severity of 1, 2, 3, 4 or 5")
 _SHARE = _Form(_share, _write_share, "a share between 0 and 1, such as 5% or 0.05")
 _COUNT = _Form(_count, _write_count, "a whole number, such as 500 or 10k")
 _YES = _Form(_yes, lambda v: "yes" if v else "no", "yes or no")
 
 GOALS: dict[str, dict[str, _Form | None]] = {
-    "evasion": dict.fromkeys(NORMS, _RADIUS),
+    "evasion": {**dict.fromkeys(NORMS, _RADIUS), "cost": _COST, "corruption": _SEVERITY},
     "poisoning": dict.fromkeys(("availability", "integrity", "backdoor"), _SHARE),
     "extraction": dict.fromkeys(("scores", "labels"), _COUNT),
     "membership": dict.fromkeys(("scores", "labels"), None),
@@ -225,7 +235,7 @@ class Threat:
 
     @property
     def eps(self) -> float:
-        """The radius of an evasion threat, in input units."""
+        """The radius of an evasion threat, in input units; under a cost budget the budget, of corruptions the severity."""
         if self.vector != "evasion" or self.amount is None:
             raise FirstlineError(f"{self} has no radius; only evasion threats have one")
         return self.amount

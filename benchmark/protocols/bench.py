@@ -24,6 +24,7 @@ class Served(Protocol):
 
     system: System
     kept: Tensor
+    memo: dict[str, dict[str, float]]  # figures about the system that its cells share
 
     def score(self, x: Tensor, rng: Streams) -> Tensor:
         """Return the answers (n,) int64 to x (n, *shape), asked blindly: shuffled, without labels."""
@@ -72,10 +73,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a protocol found: per-example outcomes, metrics, diagnostics, the gate's verdict and the attack's cost."""
+    """What a protocol found: outcomes, metrics, curves, diagnostics, the gate's verdict and the attack's cost."""
 
     outcome: Outcome
     metrics: dict[str, Metric]
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     gate: Gate = field(default_factory=lambda: Gate(verdict="pass", reasons=[]))
     queries: int = 0

@@ -9,23 +9,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from firstline.benchmark.core.contracts import Evasion
+from firstline.benchmark.core.contracts import Evasion, MinimalNorm
+from firstline.benchmark.core.corruptions import region_of
+from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
-from firstline.benchmark.core.geometry import Region, distance, violation
+from firstline.benchmark.core.geometry import SLACK, violation
 from firstline.benchmark.core.outcome import EvasionOutcome
-from firstline.benchmark.core.record import Gate, Metric
+from firstline.benchmark.core.record import Metric
+from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import INVALID, REFUSED
-from firstline.benchmark.core.target import checked
+from firstline.benchmark.core.target import Target, checked
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
+from firstline.benchmark.protocols.gate import EXAMPLES, NORMS, Probe, figures, honesty, noisy
+from firstline.benchmark.protocols.limits import judge
 from firstline.benchmark.protocols.numbers import plain, share
 
-# Crafting and blind scoring answer the same inputs: a larger difference means that the system behaves
-# differently when it is watched. A stochastic system differs by its own noise. Source: EVALUATION, check 7.
-BLIND_GAP = 0.02
+NEVER = float("inf")  # the distance at which an example breaks that nothing breaks
+CURVE = 4.0  # how far a security curve reaches, in radii of the threat model
+POINTS = 41  # of a security curve
 
 
 def run(bench: Bench) -> Measured:
-    """Attack, check the threat again, score blindly, measure."""
+    """Attack, check the threat again, score blindly, probe the gradients, measure."""
     attack = bench.attack
     assert isinstance(attack, Evasion)
     served = bench.fit(None)
@@ -35,44 +40,119 @@ def run(bench: Bench) -> Measured:
         raise ContractBroken("the task has no test example to attack")
     bench.stage("craft")
     target = bench.target(served.system, len(drawn), bench.rng)
-    space, threat = bench.task.space, bench.threat
-    found = attack.perturb(
-        target, drawn.x.clone(), drawn.y.clone(), threat, bench.rng.child("attack", attack.name)
-    )
-    if not isinstance(found, Tensor):
-        raise ContractBroken(f"the attack returned a {type(found).__name__} instead of a tensor")
-    found = found.detach().to(drawn.x)
-    problem = violation(found, drawn.x, space, threat.goal, threat.eps)
-    if problem:
-        raise ContractBroken(f"the attack {problem}")
-    adversarial = Region(drawn.x, space, threat.goal, threat.eps).snap(found)
+    adversarial = _crafted(attack, target, drawn, bench)
     watched = _watched(served, adversarial, bench)
     bench.stage("score")
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
     clean, answer = answered(answers[: len(drawn)]), answers[len(drawn) :]
+    bench.stage("gate")
+    shared = probed(served, drawn, clean.to(drawn.y.device), bench)
     bench.stage("measure")
+    _none_idle(attack, target, adversarial, drawn, shared)
+    far = region_of(bench.threat, drawn.x, bench.task.space, bench.rng).distance(adversarial).double().cpu()
+    gap = float((watched != answer.cpu()).float().mean())
+    minimal = None
+    if isinstance(attack, MinimalNorm):
+        minimal = _minimal(far, clean.cpu(), answer.cpu(), drawn.y.cpu())
+        # Within the threat's radius the attacker shows what it found, beyond it the clean input.
+        beyond = minimal > bench.threat.eps * (1 + SLACK) + 1e-6
+        answer = torch.where(beyond, clean.cpu(), answer.cpu())
+        far = torch.where(beyond, 0.0, far)
     outcome = EvasionOutcome(
         ids=drawn.ids.cpu().numpy(),
         label=drawn.y.cpu().numpy(),
         clean_answer=clean.cpu().numpy(),
         adversarial_answer=answer.cpu().numpy(),
-        distance=distance(adversarial, drawn.x, threat.goal).double().cpu().numpy(),
+        distance=far.numpy(),
         queries=target.queries.numpy(),
         gradients=target.gradients.numpy(),
+        minimal_distance=None if minimal is None else minimal.numpy(),
     )
-    gap = float((watched != answer.cpu()).float().mean())
+    own = {
+        "invalid_answers": float((outcome.adversarial_answer == INVALID).mean()),
+        "stochastic": float(served.system.stochastic),
+        **_beside_noise(served, drawn, outcome, bench),
+    }
+    if not served.system.stochastic:  # whose answers differ by its own noise
+        own["blind_gap"] = gap
+    diagnostics = {**target.notes, **shared, **own}
     return Measured(
         outcome=outcome,
-        metrics=measure(outcome),
-        diagnostics={
-            "blind_gap": gap,
-            "invalid_answers": float((outcome.adversarial_answer == INVALID).mean()),
-            "stochastic": float(served.system.stochastic),
-        },
-        gate=_gate(gap, served.system.stochastic, outcome),
+        metrics=measure(outcome, bench.threat.eps),
+        curves=curves(outcome, bench.threat.eps),
+        diagnostics=diagnostics,
+        gate=judge(diagnostics),
         queries=int(target.queries.sum()),
         gradients=int(target.gradients.sum()),
     )
+
+
+def _crafted(attack: Evasion, target: Target, drawn: Data, bench: Bench) -> Tensor:
+    """What the attack returns, checked against the threat model and as it will be scored."""
+    space, threat = bench.task.space, bench.threat
+    region = region_of(threat, drawn.x.clone(), space, bench.rng)
+    rng = bench.rng.child("attack", attack.name)
+    minimal = isinstance(attack, MinimalNorm)
+    craft = attack.minimise if isinstance(attack, MinimalNorm) else attack.perturb
+    found = craft(target, drawn.x.clone(), drawn.y.clone(), region, rng)
+    if not isinstance(found, Tensor):
+        raise ContractBroken(f"the attack returned a {type(found).__name__} instead of a tensor")
+    found = found.detach().to(drawn.x)
+    allowed = region_of(threat, drawn.x, space, bench.rng)
+    problem = violation(found, drawn.x, space, threat.goal, NEVER) if minimal else allowed.violation(found)
+    if problem:
+        raise ContractBroken(f"the attack {problem}")
+    if minimal:
+        return space.round(found) if space.movable(found) is None else found
+    return allowed.snap(found)
+
+
+def _minimal(far: Tensor, clean: Tensor, answer: Tensor, y: Tensor) -> Tensor:
+    """The distance (n,) at which each example breaks."""
+    wrong = (answer != y) & (answer != REFUSED)
+    return torch.where(clean != y, 0.0, torch.where(wrong, far, NEVER))
+
+
+def _none_idle(attack: Evasion, target: Target, found: Tensor, drawn: Data, shared: dict[str, float]) -> None:
+    """Raise ContractBroken for an attack that did not run: its cell says nothing about the system."""
+    moved = bool((found != drawn.x).any())
+    asked = int(target.queries.sum() + target.gradients.sum())
+    idle = not asked if isinstance(attack, MinimalNorm) else shared.get("lost_gradients", 1.0) < 0.5
+    region = region_of(target.threat, drawn.x, target.space, Streams(0))
+    if moved or not idle or target.threat.goal not in NORMS:
+        return
+    if bool((region.snap(region.random(Streams(0).torch("any"))) != drawn.x).any()):
+        raise ContractBroken(
+            f"the attack moved no input, with {asked} questions asked: it did not run, which says nothing "
+            "about the defense; return the best try where nothing fools the system"
+        )
+
+
+def probed(served: Served, drawn: Data, clean: Tensor, bench: Bench) -> dict[str, float]:
+    """Return the gate's figures of a system under the cell's threat model; its other cells find them in the memo."""
+    name = f"{bench.threat.goal}:{bench.threat.amount}"
+    if name not in served.memo:
+        right = (clean == drawn.y).nonzero().squeeze(1)
+        order = torch.randperm(len(right), generator=bench.rng.torch("gate examples"))
+        some = drawn.rows(right[order[:EXAMPLES].to(right.device)].sort().values)
+        task, rng = bench.task, bench.rng.child("gate")
+        found: dict[str, float] = {}
+        if len(some) and bench.threat.goal != "corruption":  # which has no ball to climb in
+            probe = Probe(served.system, some, bench.threat, task.space, task.classes, rng)
+            found = figures(probe) | honesty(probe, drawn, clean)
+        served.memo[name] = found
+    return served.memo[name]
+
+
+def _beside_noise(served: Served, drawn: Data, outcome: EvasionOutcome, bench: Bench) -> dict[str, float]:
+    """The share of the examples that random noise breaks and this attack does not."""
+    held = torch.from_numpy(robust(outcome)).to(drawn.y.device)
+    if bench.threat.goal not in NORMS or bench.threat.eps == 0 or not bool(held.any()):
+        return {}
+    task = bench.task
+    stands = drawn.rows(held)
+    probe = Probe(served.system, stands, bench.threat, task.space, task.classes, bench.rng.child("noise"))
+    return {"weaker_than_noise": float(noisy(probe).sum()) / len(drawn)}
 
 
 def robust(outcome: EvasionOutcome) -> NDArray[np.bool_]:
@@ -81,8 +161,8 @@ def robust(outcome: EvasionOutcome) -> NDArray[np.bool_]:
     return np.asarray((outcome.clean_answer == outcome.label) & held)
 
 
-def measure(outcome: EvasionOutcome) -> dict[str, Metric]:
-    """Return the metrics of one attack on one system."""
+def measure(outcome: EvasionOutcome, eps: float) -> dict[str, Metric]:
+    """Return the metrics of one attack on one system, eps being the threat model's radius."""
     right, held = outcome.clean_answer == outcome.label, robust(outcome)
     n = len(right)
     metrics = {
@@ -95,7 +175,22 @@ def measure(outcome: EvasionOutcome) -> dict[str, Metric]:
     }
     if right.any():
         metrics["attack_success_rate"] = share(~held[right], "lower")
+    far = outcome.minimal_distance
+    if far is not None and eps > 0:
+        area = np.minimum(far, CURVE * eps).mean() / (CURVE * eps)
+        metrics["curve_area"] = plain(area, n, "share", "higher")
+        if right.any() and np.isfinite(median := np.median(far[right])):
+            metrics["median_minimal_distance"] = plain(median, int(right.sum()), "input units", "higher")
     return metrics
+
+
+def curves(outcome: EvasionOutcome, eps: float) -> dict[str, list[tuple[float, float]]]:
+    """Return the security curve of a minimal-norm attack: the accuracy that is left at each radius."""
+    far = outcome.minimal_distance
+    if far is None or eps == 0:
+        return {}
+    radii = np.linspace(0, CURVE * eps, POINTS)
+    return {"robust_accuracy": [(float(r), float((far > r * (1 + SLACK)).mean())) for r in radii]}
 
 
 @torch.no_grad()
@@ -104,20 +199,3 @@ def _watched(served: Served, x: Tensor, bench: Bench) -> Tensor:
     noise, classes = bench.rng.torch("watched"), bench.task.classes
     parts = [checked(served.system.respond, part.clone(), noise, classes) for part in x.split(512)]
     return torch.cat([part.labels for part in parts]).cpu()
-
-
-def _gate(gap: float, stochastic: bool, outcome: EvasionOutcome) -> Gate:
-    reasons = []
-    if gap > BLIND_GAP and not stochastic:
-        reasons.append(
-            f"{gap:.1%} of the answers differ between crafting and blind scoring (limit {BLIND_GAP:.0%}): "
-            "the system behaves differently when it is attacked"
-        )
-    verdict = "fail" if reasons else "pass"
-    invalid = float((outcome.adversarial_answer == INVALID).mean())
-    if invalid:
-        reasons.append(
-            f"{invalid:.1%} of the adversarial inputs got NaN or infinite logits; they count as errors"
-        )
-        verdict = "fail" if verdict == "fail" else "warn"
-    return Gate(verdict=verdict, reasons=reasons)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ _BLAME: dict[str, Kind] = {
     "fit": "defense",
     "poison": "attack",
     "craft": "attack",
+    "gate": "defense",
     "score": "defense",
     "measure": "infra",
 }
@@ -50,6 +51,7 @@ class Fit:
     classes: int
     device: str
     scorer: BlindScorer | None
+    memo: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def score(self, x: Tensor, rng: Streams) -> Tensor:
         """Return the answers (n,) to x (n, *shape)."""
@@ -141,7 +143,12 @@ def run_cell(cell: Cell, group: Group) -> Record:
     )
     found: dict[str, Any] = {}
     if measured is not None:
-        found = {"metrics": measured.metrics, "diagnostics": measured.diagnostics, "gate": measured.gate}
+        found = {
+            "metrics": measured.metrics,
+            "curves": measured.curves,
+            "diagnostics": measured.diagnostics,
+            "gate": measured.gate,
+        }
     try:
         record = make_record(cell, group.job, started, cost, error=failure, **found)
     except ValidationError as error:  # numbers that can't be true: an identity of the protocol is broken

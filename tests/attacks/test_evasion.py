@@ -13,6 +13,7 @@ from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import Evasion, initialise
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import BudgetExhausted
+from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare, Response, System
 from firstline.benchmark.core.target import Target
@@ -45,7 +46,8 @@ def attacked(
         examples=len(data),
         batch=batch,
     )
-    return attack.perturb(target, data.x.clone(), data.y.clone(), threat, Streams(7)), target
+    region = Region(data.x.clone(), TASK.space, goal, eps)
+    return attack.perturb(target, data.x.clone(), data.y.clone(), region, Streams(7)), target
 
 
 def wrong(x: Tensor, data: Data = TEST, system: System | None = None) -> Tensor:

@@ -83,7 +83,7 @@ class Mine(Evasion):
     needs, goals = (), ("linf",)
     k: int{default}
 
-    def perturb(self, target, x, y, threat, rng):
+    def perturb(self, target, x, y, region, rng):
         return {returned}
 '''
 

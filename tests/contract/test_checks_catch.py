@@ -27,6 +27,7 @@ from firstline.benchmark.core.contracts import (
 )
 from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import DataProblem
+from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Response, System
 from firstline.benchmark.core.target import Target
@@ -131,14 +132,14 @@ class Move(Evasion):
 
     how: Hook = lambda target, x, y, eps: x
 
-    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        return self.how(target, x, y, threat.eps)
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
+        return self.how(target, x, y, region.eps.max().item())
 
 
 def in_parts(target: Target, x: Tensor, y: Tensor, eps: float) -> Tensor:
     """Scale the gradient by the largest of the batch."""
     parts = []
-    for rows in torch.arange(len(x)).split(target._batch):
+    for rows in torch.arange(len(x)).split(target._batch or 512):
         gradient = target.slope(x[rows], y[rows], rows).gradient
         parts.append(x[rows] + eps * gradient / gradient.abs().max())
     return torch.cat(parts).clamp(0, 1)
@@ -146,7 +147,7 @@ def in_parts(target: Target, x: Tensor, y: Tensor, eps: float) -> Tensor:
 
 def wasteful(target: Target, x: Tensor, y: Tensor, eps: float) -> Tensor:
     """Ask once more for every batch."""
-    for _ in torch.arange(len(x)).split(target._batch):
+    for _ in torch.arange(len(x)).split(target._batch or 512):
         target.labels(x)
     return x
 

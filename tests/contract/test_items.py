@@ -10,6 +10,7 @@ from firstline.benchmark.contract.checks import _checks
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.contracts import Evasion, Membership
+from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.errors import DataProblem
 from firstline.benchmark.core.registry import registered
 from firstline.benchmark.core.rng import Streams
@@ -55,7 +56,7 @@ class Narrow(Threat):
     ],
 )
 def test_an_attack_reaches_for_nothing_but_what_it_declares(cls, goal):
-    amount = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4.0}.get(goal)
+    amount = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4.0, "corruption": 5.0}.get(goal)
     assert (amount is None) == (GOALS[cls.vector][goal] is None)
     threat = Narrow(cls.vector, "white", goal, amount, granted=frozenset(cls.needs))
     task = Blobs()
@@ -73,7 +74,8 @@ def test_an_attack_reaches_for_nothing_but_what_it_declares(cls, goal):
     )
     some = splits.test.rows(torch.arange(16))
     if issubclass(cls, Evasion):
-        cls().perturb(target, some.x, some.y, threat, Streams(0))
+        region = region_of(threat, some.x, task.space, Streams(0))
+        cls().perturb(target, some.x, some.y, region, Streams(0))
     else:
         cls().score(target, some, splits.aux if "aux" in cls.needs else None, threat, Streams(0))
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from firstline.benchmark.core.ascent import Slope, ascend, input_gradient
+from firstline.benchmark.core.ascent import Slope, ascend, module_slope
 from firstline.benchmark.core.data import InputSpace
 from firstline.benchmark.core.geometry import Region
 
@@ -50,7 +50,7 @@ def test_ascent_is_the_slow_and_obvious_pgd(norm, eps):
     start = region.random(torch.Generator().manual_seed(2))
 
     def climb(points: Tensor, rows: Tensor) -> Slope:
-        return Slope(input_gradient(module, points, y[rows]), module(points).argmax(1) != y[rows])
+        return module_slope(module, points, y[rows])._replace(broken=module(points).argmax(1) != y[rows])
 
     found = ascend(climb, region, start=start, steps=15, stride=0.2)
     expected = [
@@ -73,7 +73,9 @@ class Plan:
         step = len(self.asked)
         self.asked.append((points.clone(), rows.tolist()))
         return Slope(
-            torch.ones_like(points), torch.tensor([self.breaks_at.get(r) == step for r in rows.tolist()])
+            torch.ones_like(points),
+            torch.tensor([self.breaks_at.get(r) == step for r in rows.tolist()]),
+            torch.zeros(len(points)),
         )
 
 
@@ -125,7 +127,7 @@ def test_without_a_verdict_the_ascent_goes_all_the_way():
 
     def climb(points: Tensor, rows: Tensor) -> Slope:
         calls.append(rows.tolist())
-        return Slope(torch.ones_like(points), None)
+        return Slope(torch.ones_like(points), None, torch.zeros(len(points)))
 
     found = ascend(climb, Region(x, SPACE, "linf", 0.1), start=x, steps=7, stride=1.0)
     assert calls == [[0, 1, 2, 3, 4]] * 7
@@ -159,7 +161,7 @@ def test_no_examples_are_no_trouble():
 
 def test_the_input_gradient_is_that_of_the_summed_loss_and_leaves_the_parameters_alone():
     module, (x, y) = network().requires_grad_(True), examples(6)
-    found = input_gradient(module, x, y)
+    found = module_slope(module, x, y).gradient
     assert all(p.grad is None for p in module.parameters())
     assert not x.requires_grad
     nudge = torch.zeros_like(x)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from firstline.benchmark.core.data import InputSpace
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.geometry import Region, distance, length, violation
+from firstline.benchmark.core.geometry import Region, violation
+from firstline.benchmark.core.norms import distance, length
 
 WIDTH = 12
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1", "l0")
 TABLE = InputSpace(
     (WIDTH,),
     low=(0.0,) * 6 + (-1.0,) * 6,
@@ -159,7 +160,7 @@ def test_without_a_grid_snapping_changes_nothing(name):
 def test_features_that_may_not_move_never_do(norm, seed):
     # These need not have values that rounding gives: codes come as they are.
     x = torch.where(moving(TABLE), centres(TABLE, seed), uniform(TABLE, 4, seed))
-    region = Region(x, TABLE, norm, 0.5)
+    region = Region(x, TABLE, norm, 2 if norm == "l0" else 0.5)
     generator = torch.Generator().manual_seed(seed)
     points = region.random(generator)
     for _ in range(3):
@@ -249,9 +250,11 @@ def test_random_points_fill_the_ball_evenly(norm, share):
     assert points.mean(0).tolist() == pytest.approx([0, 0], abs=0.05)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l7", ""])
+@pytest.mark.parametrize("norm", ["l3", "l7", ""])
 def test_a_norm_without_a_ball_is_refused_with_those_that_have_one(norm):
-    with pytest.raises(FirstlineError, match=f"no ball is implemented for '{norm}'; use one of: linf, l2"):
+    with pytest.raises(
+        FirstlineError, match=f"no ball is implemented for '{norm}'; use one of: linf, l2, l1, l0"
+    ):
         Region(torch.zeros(1, 2), InputSpace((2,)), norm, 0.1)
 
 

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import AccessDenied, BudgetExhausted, FirstlineError, SystemFailed
+from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare, Response, System
-from firstline.benchmark.core.target import DRAWS, Target, cross_entropies
+from firstline.benchmark.core.target import DRAWS, Target
 from firstline.benchmark.core.threat import Threat
 
 SPACE = InputSpace((2,), low=-9.0, high=9.0)

@@ -20,6 +20,7 @@ def threats(draw) -> Threat:
     vector, knowledge = draw(st.sampled_from(VECTORS)), draw(st.sampled_from(KNOWLEDGE))
     goal = draw(st.sampled_from(sorted(GOALS[vector])))
     amount = {"evasion": draw(RADII), "poisoning": draw(SHARES), "extraction": draw(COUNTS)}.get(vector)
+    amount = draw(st.integers(1, 5)) if goal == "corruption" else amount
     queries = amount if vector == "extraction" else draw(st.none() | COUNTS)
     answers = goal if vector in ("extraction", "membership") else draw(st.sampled_from(["scores", "labels"]))
     return Threat(
@@ -61,6 +62,7 @@ def test_the_text_of_a_threat_is_read_back_as_the_same_threat(threat):
         ("evasion/black/linf:0,aux=no,train=0%,defense=unknown", "evasion/black/linf:0"),
         ("poisoning/gray/availability:0.05,train=10%", "poisoning/gray/availability:5%"),
         ("poisoning/gray/availability:7%,train=100%", "poisoning/gray/availability:7%,train=100%"),
+        ("evasion/black/corruption:3.0", "evasion/black/corruption:3"),
         ("extraction/black/scores:10000", "extraction/black/scores:10k"),
         ("extraction/black/labels:1.001m", "extraction/black/labels:1001k"),
         ("membership/black/labels", "membership/black/labels"),
@@ -117,6 +119,9 @@ def test_the_amount_of_an_extraction_is_its_query_budget():
         ("evasion/white/linf:8/0", "linf needs a distance.* found '8/0'"),
         ("evasion/white/linf:1e300/1e-300", "linf needs a distance"),
         ("evasion/white/linf:8/255/2", "linf needs a distance.* found '8/255/2'"),
+        ("evasion/black/corruption:0", "corruption needs a severity of 1, 2, 3, 4 or 5; found '0'"),
+        ("evasion/black/corruption:2.5", "corruption needs a severity"),
+        ("evasion/black/corruption", "corruption needs a severity .* found nothing"),
         ("poisoning/gray/backdoor:101%", "backdoor needs a share between 0 and 1.* found '101%'"),
         ("poisoning/gray/backdoor:-1%", "backdoor needs a share"),
         ("poisoning/gray/backdoor:nan", "backdoor needs a share"),

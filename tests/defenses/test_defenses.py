@@ -14,7 +14,8 @@ from firstline.benchmark.core import ascent, training
 from firstline.benchmark.core.contracts import Context, Task
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import FirstlineError, NotFound
-from firstline.benchmark.core.geometry import distance, violation
+from firstline.benchmark.core.geometry import violation
+from firstline.benchmark.core.norms import distance
 from firstline.benchmark.core.places import weights_path
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack

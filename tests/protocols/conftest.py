@@ -28,6 +28,7 @@ class Fake:
     kept: Tensor
     answer: Callable[[Tensor], Tensor] | None = None
     asked: list[Tensor] = field(default_factory=list)
+    memo: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def score(self, x: Tensor, rng: Streams) -> Tensor:
         self.asked.append(x.clone())

@@ -9,9 +9,10 @@ from torch import Tensor
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import Defense, Evasion
 from firstline.benchmark.core.errors import AccessDenied, ContractBroken
+from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import INVALID, REFUSED
-from firstline.benchmark.core.threat import VECTORS, Threat
+from firstline.benchmark.core.threat import VECTORS
 from firstline.benchmark.protocols.bench import answered
 from firstline.benchmark.protocols.table import PROTOCOLS
 from firstline.benchmark.protocols.versions import VERSIONS
@@ -23,7 +24,7 @@ class Idle(Evasion):
     needs = ()
     goals = ("linf",)
 
-    def perturb(self, target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+    def perturb(self, target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         return x
 
 

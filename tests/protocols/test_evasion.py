@@ -12,11 +12,11 @@ from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import Evasion
 from firstline.benchmark.core.data import InputSpace, Splits
 from firstline.benchmark.core.errors import ContractBroken, SystemFailed
+from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.outcome import EvasionOutcome
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import INVALID, REFUSED, Response, System
 from firstline.benchmark.core.target import Target
-from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols import evasion
 
 EPS = 0.05
@@ -34,7 +34,7 @@ class Attack(Evasion):
 
     move: Callable[..., object] = lambda x, y: x
 
-    def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         return self.move(x, y)
 
 
@@ -72,7 +72,7 @@ def test_an_example_is_robust_when_it_is_right_before_and_after(make):
     assert found.metrics["robust_accuracy"].value == pytest.approx(expected.mean())
     assert found.gate.verdict == "pass"
     assert found.outcome.ids.tolist() == test.ids.tolist()
-    assert made.stages == ["fit", "craft", "score", "measure"]
+    assert made.stages == ["fit", "craft", "score", "gate", "measure"]
 
 
 def test_the_reported_distance_is_that_of_what_was_scored(make):
@@ -247,7 +247,8 @@ def test_a_stochastic_system_may_answer_otherwise(make):
     system = Blobs().best()
     system.stochastic = True
     found = evasion.run(make(Attack(best), THREAT, system=system, answer=changed(0.5)).bench)
-    assert found.gate.verdict == "pass"
+    assert not any("blind" in reason for reason in found.gate.reasons)
+    assert found.gate.verdict != "fail"
     assert found.diagnostics["stochastic"] == 1
 
 
@@ -256,9 +257,9 @@ def test_all_defenses_meet_the_same_examples_and_the_same_chance(make):
 
     @dataclass(frozen=True)
     class Watching(Attack):
-        def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
             met.append((x.clone(), rng.integer("starts")))
-            return x
+            return best(x, y)
 
     for system in (Blobs().best(), Choosy(0.01)):
         evasion.run(make(Watching(), THREAT, system=system).bench)
@@ -270,11 +271,11 @@ def test_all_defenses_meet_the_same_examples_and_the_same_chance(make):
 def test_what_an_attack_asks_is_counted(make):
     @dataclass(frozen=True)
     class Curious(Attack):
-        def perturb(self, target: Target, x: Tensor, y: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
             target.labels(x)
             target.labels(x[:10], torch.arange(10))
             target.slope(x[:5], y[:5], torch.arange(5))
-            return x
+            return best(x, y)
 
     found = evasion.run(make(Curious(), THREAT).bench)
     assert (found.queries, found.gradients) == (58, 5)
@@ -293,7 +294,7 @@ def test_metrics_follow_from_the_outcome_alone():
         queries=np.arange(8),
         gradients=np.zeros(8, np.int64),
     )
-    found = {name: metric.value for name, metric in evasion.measure(outcome).items()}
+    found = {name: metric.value for name, metric in evasion.measure(outcome, EPS).items()}
     assert evasion.robust(outcome).tolist() == [True, False, True, False, True, False, False, False]
     assert found == {
         "clean_accuracy": 5 / 8,
@@ -304,6 +305,6 @@ def test_metrics_follow_from_the_outcome_alone():
         "queries_per_example": 3.5,
         "gradients_per_example": 0.0,
     }
-    robust = evasion.measure(outcome)["robust_accuracy"]
+    robust = evasion.measure(outcome, EPS)["robust_accuracy"]
     assert (robust.n, robust.method, robust.better) == (8, "wilson", "higher")
     assert robust.lo < robust.value < robust.hi

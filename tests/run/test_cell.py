@@ -58,8 +58,8 @@ class Stay(Evasion):
     needs, goals = (), ("linf",)
     copy: int = 0
 
-    def perturb(self, target, x, y, threat, rng):
-        return x
+    def perturb(self, target, x, y, region, rng):
+        return region.random(rng.torch("points"))
 
 
 @dataclass(frozen=True)

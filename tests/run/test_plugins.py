@@ -115,7 +115,7 @@ class Hunts(Untrained):
 class Kills(Evasion):
     needs, goals = (), ("linf",)
 
-    def perturb(self, target, x, y, threat, rng):
+    def perturb(self, target, x, y, region, rng):
         os._exit(3)
 
 
@@ -124,8 +124,8 @@ class Kills(Evasion):
 class Leaves(Evasion):
     needs, goals = (), ("linf",)
 
-    def perturb(self, target, x, y, threat, rng):
-        return (x + 2 * threat.eps).clamp(0, 1)
+    def perturb(self, target, x, y, region, rng):
+        return (x + 2 * region.eps).clamp(0, 1)
 
 
 @attack("nan-points")
@@ -133,7 +133,7 @@ class Leaves(Evasion):
 class NanPoints(Evasion):
     needs, goals = (), ("linf",)
 
-    def perturb(self, target, x, y, threat, rng):
+    def perturb(self, target, x, y, region, rng):
         return x * float("nan")
 
 
@@ -142,7 +142,7 @@ class NanPoints(Evasion):
 class Greedy(Evasion):
     needs, goals = ("labels",), ("linf",)
 
-    def perturb(self, target, x, y, threat, rng):
+    def perturb(self, target, x, y, region, rng):
         while True:
             target.labels(x)
 
@@ -152,7 +152,7 @@ class Greedy(Evasion):
 class Lies(Evasion):
     needs, goals = ("labels",), ("linf",)
 
-    def perturb(self, target, x, y, threat, rng):
+    def perturb(self, target, x, y, region, rng):
         return x + 0 * target.slope(x, y).gradient
 '''
 
