@@ -14,7 +14,7 @@ from markupsafe import Markup
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Record
-from firstline.leaderboard import words
+from firstline.leaderboard import curves, words
 from firstline.leaderboard.table import VECTORS, Outcomes, Table, failure, tables
 
 FORMAT = "firstline.board/1"
@@ -119,7 +119,11 @@ def environment() -> Environment:
         "interval": words.interval,
         "number": words.number,
     }
-    jinja.globals |= {"VECTORS": words.VECTORS, "DIRECTIONS": words.DIRECTIONS}
+    jinja.globals |= {
+        "VECTORS": words.VECTORS,
+        "DIRECTIONS": words.DIRECTIONS,
+        "CURVE": (curves.WIDTH, curves.HEIGHT),
+    }
     return jinja
 
 

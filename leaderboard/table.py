@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -10,8 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.limits import LIMITS, Judged, Limit
 from firstline.benchmark.core.record import Gate, Metric, Record
+from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.metrics.rates import wilson
+from firstline.leaderboard import curves, gate
+from firstline.leaderboard.crossed import Met, outdone
+from firstline.leaderboard.curves import Curve
 from firstline.leaderboard.ranking import Place, places, told_apart
 from firstline.leaderboard.worst_case import Bools, Verdicts, judge, worst
 
@@ -32,7 +38,7 @@ COLUMNS = {
 RANKED_BY = {"poisoning": "accuracy", "membership": "auc"}
 UNDEFENDED = "none"
 LEAST_LOSS = 0.05  # of the undefended system under the worst case; less, and the attacks prove nothing
-VERDICTS = ("pass", "warn", "fail")  # from good to bad
+BESIDE_CURVES = ("curve_area", "median_minimal_distance")
 
 
 class Estimate(NamedTuple):
@@ -63,6 +69,7 @@ class Cell:
     estimates: Mapping[str, Estimate]
     problems: tuple[str, ...]
     records: tuple[Record, ...]
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Row:
     """One defense. place is None for a row that is shown and not ranked; objections say why.
 
     score is what the table ranks by, is_partial that it leaves something out; clean is None outside evasion.
+    figures holds the worst that any record has of each figure of the gate.
     """
 
     defense: str
@@ -77,6 +85,7 @@ class Row:
     cells: tuple[Cell, ...]
     fit_seconds: float | None
     gate: Gate | None
+    figures: Mapping[str, Judged]
     objections: tuple[str, ...]
     is_partial: bool
     score: Estimate | None = None
@@ -113,6 +122,23 @@ class Table:
         """The rows that have a rank."""
         return tuple(row for row in self.rows if row.place)
 
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits of the gate's figures that any row has."""
+        measured = {name for row in self.rows for name in row.figures}
+        return {name: limit for name, limit in LIMITS.items() if name in measured}
+
+    @property
+    def curves(self) -> list[tuple[Row, Cell]]:
+        """The cells that have a security curve."""
+        return [(row, cell) for row in self.rows for cell in row.cells if cell.curve]
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The radii at which curves are given as numbers, that of the threat model in the middle."""
+        threat = _threat(self.threat)
+        return curves.radii(threat) if threat and self.vector == "evasion" else ()
+
 
 def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
     """Return the tables of all records, by vector, task, threat model and number of examples.
@@ -125,14 +151,22 @@ def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
         groups.setdefault((record.vector, record.task.text, record.threat, record.examples), []).append(
             record
         )
-    return [
-        evasion_table(groups[at], outcomes) if at[0] == "evasion" else metrics_table(groups[at])
-        for at in sorted(groups, key=lambda at: (VECTORS.index(at[0]), *at[1:]))
-    ]
+    ordered = sorted(groups, key=lambda at: (VECTORS.index(at[0]), *at[1:]))
+    found = {at: _evasion(groups[at], outcomes) for at in ordered if at[0] == "evasion"}
+    met = [one for _, one in found.values()]
+    evasion = {
+        at: replace(table, warnings=(*table.warnings, *outdone(one, met)))
+        for at, (table, one) in found.items()
+    }
+    return [evasion[at] if at in evasion else metrics_table(groups[at]) for at in ordered]
 
 
 def evasion_table(records: Sequence[Record], outcomes: Outcomes) -> Table:
     """Return the table of one task and threat model, ranked by the worst case per example over attacks."""
+    return _evasion(records, outcomes)[0]
+
+
+def _evasion(records: Sequence[Record], outcomes: Outcomes) -> tuple[Table, Met]:
     grid = _Grid(records)
     systems: dict[str, dict[int, Verdicts]] = {}
     rows = []
@@ -147,7 +181,8 @@ def evasion_table(records: Sequence[Record], outcomes: Outcomes) -> Table:
         warnings.append(
             "Not all defenses met the same examples; each pair is compared on those that it shares."
         )
-    return grid.table([ROBUST], ROBUST, rows, ranks, invalid, warnings)
+    table = grid.table([ROBUST], ROBUST, rows, ranks, invalid, warnings)
+    return table, Met(table.task, _threat(table.threat), records[0].examples, systems)
 
 
 def metrics_table(records: Sequence[Record]) -> Table:
@@ -219,14 +254,22 @@ class _Grid:
         """Return the row of one defense; objections come on top of those that any row may have."""
         records = [record for record in self.records if record.defense_text == defense]
         tags = tuple(sorted({tag for record in records for tag in record.tags}))
-        gate = _gate(record for record in records if record.status == "ok")
+        measured = [record for record in records if record.status == "ok"]
         general = ["control: shown for reference"] if "control" in tags else []
-        if gate and gate.verdict == "fail":
-            general.append("gate: the evaluation's own checks failed")
+        general += [failed] if (failed := gate.objection(measured)) else []
         gaps = [f"{cell.attack}: {problem}" for cell in cells for problem in cell.problems] + list(objections)
-        seconds = _fit_seconds(records)
-        whole = (*general, *gaps)
-        return Row(defense, tags, tuple(cells), seconds, gate, whole, bool(gaps), score=score, clean=clean)
+        return Row(
+            defense,
+            tags,
+            tuple(cells),
+            fit_seconds=_fit_seconds(records),
+            gate=gate.together(measured),
+            figures=gate.figures(measured),
+            objections=(*general, *gaps),
+            is_partial=bool(gaps),
+            score=score,
+            clean=clean,
+        )
 
     def records_of(self, defense: str, attack: str) -> tuple[Record, ...]:
         """Return all records of one cell, failed ones too, by seed."""
@@ -260,6 +303,13 @@ class _Grid:
         )
 
 
+def _threat(text: str) -> Threat | None:
+    """The threat model of a record, None where it is none that we know."""
+    with suppress(FirstlineError):
+        return Threat.parse(text)
+    return None
+
+
 def failure(record: Record) -> str:
     """Return why a record has no numbers, in one line."""
     if record.error is None:
@@ -283,7 +333,12 @@ def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, di
         for seed, one in verdicts.items():
             by_seed.setdefault(seed, {})[attack] = one
         estimates = {ROBUST.name: _share([one.held for one in verdicts.values()])} if verdicts else {}
-        cells.append(Cell(attack, estimates, tuple(problems), grid.records_of(defense, attack)))
+        for name in BESIDE_CURVES:
+            metrics = [record.metrics[name] for record in usable if name in record.metrics]
+            if metrics and len(metrics) == len(usable):  # a median is absent where most examples stand
+                estimates[name] = _pool(metrics)
+        there = grid.records_of(defense, attack)
+        cells.append(Cell(attack, estimates, tuple(problems), there, curves.curve(usable)))
     together, objections = {}, _mixed_systems(grid, defense)
     for seed, attacks in sorted(by_seed.items()):
         try:
@@ -343,15 +398,6 @@ def _mixed_systems(grid: _Grid, defense: str) -> list[str]:
 
 def _examples(system: Mapping[int, Verdicts]) -> frozenset[tuple[int, bytes]]:
     return frozenset((seed, verdicts.ids.tobytes()) for seed, verdicts in system.items())
-
-
-def _gate(records: Iterable[Record]) -> Gate | None:
-    """Return the worst verdict with all reasons, None without records."""
-    gates = [record.gate for record in records]
-    if not gates:
-        return None
-    verdict = max((gate.verdict for gate in gates), key=VERDICTS.index)
-    return Gate(verdict=verdict, reasons=sorted({reason for gate in gates for reason in gate.reasons}))
 
 
 def _fit_seconds(records: Iterable[Record]) -> float | None:

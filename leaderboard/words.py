@@ -54,6 +54,14 @@ METRICS = {
         "Balanced accuracy",
         "Share of right guesses, training examples and others counting the same: 50% is guessing.",
     ),
+    "curve_area": (
+        "Area",
+        "Area under the security curve up to its last radius, as a share of what a perfect system has.",
+    ),
+    "median_minimal_distance": (
+        "Median distance",
+        "How far the attack moves the median input that is right when clean, until it breaks.",
+    ),
     "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
 }
 DIRECTIONS = {

@@ -1,7 +1,10 @@
 """Small reference networks."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from firstline.benchmark.core.data import InputSpace
 
 
 class Standardise(nn.Module):
@@ -28,6 +31,36 @@ def mlp(features: int, classes: int, hidden: tuple[int, ...] = (64, 64)) -> nn.S
     return nn.Sequential(*layers, nn.Linear(features, classes))
 
 
+class _OneHot(nn.Module):
+    """Rows of a table with one column per category instead of each column of codes; numbers about 0."""
+
+    def __init__(self, space: InputSpace) -> None:
+        super().__init__()
+        self.counts = [
+            round(high) + 1 if code else 0
+            for high, code in zip(
+                np.broadcast_to(space.high, space.shape),
+                np.broadcast_to(space.categorical, space.shape),
+                strict=True,
+            )
+        ]
+        self.width = sum(count or 1 for count in self.counts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, width) of x (n, columns); a code that is none of the categories becomes zeros."""
+        parts = [
+            (column.round() == torch.arange(count, device=x.device)).to(x.dtype) if count else 2 * column - 1
+            for column, count in zip(x.split(1, dim=1), self.counts, strict=True)
+        ]
+        return torch.cat(parts, 1)
+
+
+def encoded_mlp(space: InputSpace, classes: int, hidden: tuple[int, ...] = (64, 64)) -> nn.Sequential:
+    """Return a multilayer perceptron on the rows of a table, numbers in [0, 1], codes counted from 0."""
+    encode = _OneHot(space)
+    return nn.Sequential(encode, *mlp(encode.width, classes, hidden)[1:])
+
+
 def small_cnn(shape: tuple[int, int, int], classes: int, width: int = 16, hidden: int = 100) -> nn.Sequential:
     """Return two 4x4 stride-2 convolutions of width and 2 x width channels, and two linear layers.
 
@@ -43,6 +76,25 @@ def small_cnn(shape: tuple[int, int, int], classes: int, width: int = 16, hidden
         nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
         nn.ReLU(),
         nn.Linear(hidden, classes),
+    )
+
+
+def lenet5(classes: int = 10) -> nn.Sequential:
+    """Return two 3x3 convolutions of 32 and 64 channels with max-pooling, and two linear layers, for 1x28x28.
+
+    The network of advertorch's published MNIST weights. Source: Ding, Wang & Jin 2019, arXiv:1902.07623.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 7 * 7, 200),
+        nn.ReLU(),
+        nn.Linear(200, classes),
     )
 
 

@@ -46,7 +46,8 @@ class PGD(Evasion):
         loss, generator = LOSSES[self.loss], rng.torch("starts")
         found, rows = x.clone(), torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
-            start = (region.random(generator) if self.random_start else x)[rows]
+            ball = region.keep(rows)
+            start = ball.random(generator) if self.random_start else x[rows]
             aim = y
             if self.targeted:
                 aim = torch.stack([y, (y + 1 + restart % (target.classes - 1)) % target.classes], 1)
@@ -55,16 +56,12 @@ class PGD(Evasion):
                 return target.slope(points, aim[here[local]], here[local], loss=loss)
 
             found[rows] = ascend(
-                climb,
-                region.keep(rows),
-                start=start,
-                steps=self.steps,
-                stride=self.stride,
-                momentum=self.momentum,
+                climb, ball, start=start, steps=self.steps, stride=self.stride, momentum=self.momentum
             )
-            if restart + 1 < self.restarts:
-                answers = target.labels(found[rows], rows)
-                rows = rows[(answers == y[rows]) | (answers == REFUSED)]
-                if len(rows) == 0:
-                    break
+            if restart + 1 == self.restarts or not target.keep(rows).afford(1):
+                break
+            answers = target.labels(found[rows], rows)
+            rows = rows[(answers == y[rows]) | (answers == REFUSED)]
+            if len(rows) == 0:
+                break
         return found

@@ -1,5 +1,6 @@
 """firstline show: one registered thing, a suite, a recipe or a record."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,12 @@ from firstline.benchmark.cli.reproduce import is_key
 from firstline.benchmark.cli.show_text import say, say_json, table
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError, not_found
+from firstline.benchmark.core.limits import LIMITS, judged
 from firstline.benchmark.run import recipe, suite
 from firstline.benchmark.run.store import Store
+
+LEVELS = "▁▂▃▄▅▆▇█"
+BARS = 40
 
 
 def show(
@@ -121,14 +126,52 @@ def _render_record(record: Any) -> str:
         for name, m in sorted(record.metrics.items())
     ]
     spent = [[name, f"{value:g}"] for name, value in record.cost.model_dump().items()]
+    other = [[k, f"{v:g}"] for k, v in sorted(record.diagnostics.items()) if k not in LIMITS]
     return (
         "\n\n".join(
             [
                 table(["RECORD", ""], head),
                 table(["METRIC", "VALUE", "95% INTERVAL", "UNIT", ""], numbers),
-                table(["DIAGNOSTIC", ""], [[k, f"{v:g}"] for k, v in sorted(record.diagnostics.items())]),
+                *_render_gate(record.diagnostics),
+                *_render_curves(record.curves),
+                table(["DIAGNOSTIC", ""], other),
                 table(["COST", ""], spent),
             ]
         )
         + "\n"
     )
+
+
+def _render_gate(figures: Mapping[str, float]) -> list[str]:
+    """The gate's figures beside their limits, then the names of those that were not measured."""
+    rows = judged(figures)
+    if not rows:
+        return []
+    cells = [
+        [f"check {row.limit.check}", row.name, row.shown, row.limit.shown(), row.verdict] for row in rows
+    ]
+    shown = [table(["GATE", "FIGURE", "VALUE", "LIMITS", "VERDICT"], cells)]
+    absent = ", ".join(name for name in LIMITS if name not in figures)
+    return [*shown, table(["NOT MEASURED"], [[absent]])] if absent else shown
+
+
+def _render_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+    """Each curve by its ends and its shape."""
+    rows = [
+        [name, *(f"{y:.4f} at {x:g}" for x, y in (points[0], points[-1])), sparkline([y for _, y in points])]
+        for name, points in sorted(curves.items())
+        if points
+    ]
+    return [table(["CURVE", "FROM", "TO", "SHAPE"], rows)] if rows else []
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return values as bars between 0 and their largest, at most 40 of them, with both ends.
+
+    >>> sparkline([1.0, 0.5, 0.25, 0.0])
+    '█▅▃▁'
+    """
+    count, top = min(len(values), BARS), max(values)
+    chosen = [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
+    heights = [max(0.0, value) / top if top > 0 else 0.0 for value in chosen]
+    return "".join(LEVELS[round(height * (len(LEVELS) - 1))] for height in heights)

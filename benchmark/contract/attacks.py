@@ -15,7 +15,7 @@ from firstline.benchmark.core.system import System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import GOALS, VECTORS, Threat
 
-EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 8, "corruption": 5}
+EPS = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 8, "cost": 2.0, "corruption": 5}
 ALL = frozenset({"labels", "scores", "architecture", "train", "aux", "defense", "gradients"})
 
 

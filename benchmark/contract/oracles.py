@@ -16,7 +16,12 @@ from firstline.benchmark.core.system import Bare, System
 from firstline.benchmark.core.training import Recipe
 
 SIDE = 8
-REACH = {"linf": SIDE, "l2": 1, "l1": 1 / SIDE}  # how far along the diagonal a ball of radius 1 reaches
+REACH = {
+    "linf": SIDE,
+    "l2": 1,
+    "l1": 1 / SIDE,
+    "cost": 1 / SIDE,
+}  # how far along the diagonal a ball of radius 1 reaches
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,10 @@ def _warp(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 def _mix(x: Tensor, down: Tensor, right: Tensor, weights: Tensor) -> Tensor:
     """Return the mean of copies of x, moved by down and right (t,) or (t, n) pixels, weighted by weights (t,)."""
-    mixed, scale = torch.zeros_like(x), _scale(x)
-    weights = weights / weights.sum()
-    for weight, dy, dx in zip(weights, down * scale, right * scale, strict=True):
-        if weight > 1e-4:
-            mixed += weight * _warp(x, dy.reshape(-1, 1, 1), dx.reshape(-1, 1, 1))
+    kept = weights > 1e-4 * weights.max()
+    weights, scale, mixed = weights[kept] / weights[kept].sum(), _scale(x), torch.zeros_like(x)
+    for weight, dy, dx in zip(weights, down[kept] * scale, right[kept] * scale, strict=True):
+        mixed += weight * _warp(x, dy.reshape(-1, 1, 1), dx.reshape(-1, 1, 1))
     return mixed
 
 

@@ -14,6 +14,7 @@ from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.geometry import SLACK, violation
+from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import EvasionOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.rng import Streams
@@ -21,7 +22,6 @@ from firstline.benchmark.core.system import INVALID, REFUSED
 from firstline.benchmark.core.target import Target, checked
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.gate import EXAMPLES, NORMS, Probe, figures, honesty, noisy
-from firstline.benchmark.protocols.limits import judge
 from firstline.benchmark.protocols.numbers import plain, share
 
 NEVER = float("inf")  # the distance at which an example breaks that nothing breaks
@@ -80,7 +80,7 @@ def run(bench: Bench) -> Measured:
         outcome=outcome,
         metrics=measure(outcome, bench.threat.eps),
         curves=curves(outcome, bench.threat.eps),
-        diagnostics=diagnostics,
+        diagnostics={name: value for name, value in diagnostics.items() if np.isfinite(value)},
         gate=judge(diagnostics),
         queries=int(target.queries.sum()),
         gradients=int(target.gradients.sum()),

@@ -17,6 +17,7 @@ from firstline.benchmark.core.errors import SystemFailed
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.losses import cross_entropies, margins
 from firstline.benchmark.core.norms import column, length
+from firstline.benchmark.core.random_search import square_search
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED, Response, System
 from firstline.benchmark.core.target import Target, checked
@@ -32,6 +33,7 @@ REACH = 0.5  # of the radius: how far they go
 ANSWERS = 5  # draws of a stochastic system; the majority decides
 SAME = 1e-4  # relative difference of logits that rounding may make
 NORMS = ("linf", "l2", "l1")
+SEARCHED = ("linf", "l2")  # the norms that the random search knows
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def gradients(probe: Probe) -> dict[str, float]:
     lost = _lost(slopes["margin"])
     found = {"lost_gradients": _share(lost), "saturated_gradients": _share(_lost(slopes["ce"]))}
     if not lost.all():
-        found["gradient_cosine"] = float(_cosines(probe, points, slopes["margin"]).median())
+        found["gradient_cosine"] = float(_cosines(probe, points, slopes["margin"]).nanmedian())
     return found
 
 
@@ -182,8 +184,7 @@ def strength(probe: Probe) -> dict[str, float]:
     low, high = probe.space.box(probe.data.x)
     span = (high - low).expand(probe.space.shape).flatten()
     boundless = probe.broken(probe.climbed(float(length(span[None], probe.threat.goal)), steps=2 * STEPS))
-    return {
-        "black_box_gain": _share(probe.broken(searched(probe)) & ~reached),
+    found = {
         "noise_gain": _share(noisy(probe) & ~reached),
         "unbounded_accuracy": 1 - _share(boundless),
         "eps_rise": max(0.0, *(later - sooner for sooner, later in pairwise(kept))),
@@ -191,11 +192,16 @@ def strength(probe: Probe) -> dict[str, float]:
         "more_steps_gain": _share(more & ~white),
         "flat_loss": _flat(probe, reached),
     }
+    if probe.threat.goal in SEARCHED:
+        found["black_box_gain"] = _share(probe.broken(searched(probe)) & ~reached)
+    return found
 
 
 def searched(probe: Probe) -> Tensor:
     """Return the points (n, *shape) that a random search for the largest margin finds."""
-    return probe.data.x
+    region, rng = probe.region(), probe.rng.child("search")
+    target = probe.target("search")
+    return square_search(target, probe.data.x, probe.data.y, region, rng, queries=QUERIES)[0]
 
 
 def noisy(probe: Probe) -> Tensor:

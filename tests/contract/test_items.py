@@ -56,7 +56,7 @@ class Narrow(Threat):
     ],
 )
 def test_an_attack_reaches_for_nothing_but_what_it_declares(cls, goal):
-    amount = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4.0, "corruption": 5.0}.get(goal)
+    amount = {"linf": 0.03, "l2": 0.3, "l1": 2.0, "l0": 4.0, "cost": 2.0, "corruption": 5.0}.get(goal)
     assert (amount is None) == (GOALS[cls.vector][goal] is None)
     threat = Narrow(cls.vector, "white", goal, amount, granted=frozenset(cls.needs))
     task = Blobs()

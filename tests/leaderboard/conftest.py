@@ -42,7 +42,7 @@ def make(
     *,
     threat: str = "evasion/white/linf:0.1",
     task: str = "digits",
-    gate: str = "pass",
+    gate: str | dict[str, Any] = "pass",
     ended: str = "2026-01-01T00:00:01Z",
     **more: Any,
 ) -> Record:
@@ -61,7 +61,9 @@ def make(
         "vector": threat.partition("/")[0],
         "seed": seed,
         "status": "ok",
-        "gate": Gate(verdict=gate, reasons=[] if gate == "pass" else ["steps: more steps still help"]),
+        "gate": gate
+        if isinstance(gate, dict)
+        else Gate(verdict=gate, reasons=[] if gate == "pass" else ["steps: more steps still help"]),
         "cost": {"fit_seconds": 1.5},
         "environment": Environment(
             python="3.11", platform="linux", cpu="some", device="cpu", threads=1, packages={}

@@ -20,7 +20,7 @@ OURS = re.compile(
 )
 HARMLESS = re.compile(
     "html|head|meta|title|link|body|header|nav|main|section|article|footer|h1|h2|h3|p|a|ul|li|dl|div|dt|dd|span"
-    "|details|summary|table|caption|thead|tbody|tr|th|td|small|strong|code|pre|br|wbr|svg|rect"
+    "|details|summary|table|caption|thead|tbody|tr|th|td|small|strong|code|pre|br|wbr|svg|rect|line|polyline"
 )
 UNSEEN = re.compile("[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 HOSTILE = {
@@ -150,7 +150,7 @@ def test_a_row_without_a_rank_says_why(rich, tmp_path):
     text = pages(build(rich.records, rich, tmp_path / "board", title="board").parent)["evasion.html"].text
     assert "RuntimeError: boom (the attack, at stage craft)" in text
     assert "results/unread.npz is not there" in text
-    assert "the evaluation's own checks failed" in text
+    assert "gate failed: steps: more steps still help" in text
     assert "incomplete: no record for seed 1" in text
 
 
@@ -162,6 +162,41 @@ def test_without_records_the_page_says_so_and_how_to_get_some(tmp_path):
     assert set(pages(out)) == {"index.html"}
     assert "no record yet" in pages(out)["index.html"].text
     assert "firstline run" in pages(out)["index.html"].text
+
+
+@pytest.fixture
+def gated(bench):
+    """Two defenses with figures of the gate over two seeds, and a minimal-norm attack with its curves."""
+    curve = [(radius / 10, 1 - radius / 4) for radius in range(5)]
+    for seed in (0, 1):
+        bench.add("none", "ddn", [True, False], seed=seed, curves={"robust_accuracy": curve})
+        gain = {"black_box_gain": 0.01 + 0.03 * seed, "gradient_cosine": 0.9 - 0.3 * seed}
+        bench.add("trades", "ddn", [True, True], seed=seed, diagnostics=gain)
+    return bench
+
+
+def test_the_gate_shows_each_figure_with_its_limits_and_its_worst_value(gated, tmp_path):
+    page = pages(build(gated.records, gated, tmp_path / "board", title="board").parent)["evasion.html"]
+    text = " ".join(page.text.split())
+    assert "1 black_box_gain … of the examples break under random search" in text
+    assert "warn > 2.0%, fail > 5.0% 4.0% warn not measured" in text
+    assert "warn < 0.50, fail < 0.20 0.60 not measured" in text
+    assert "noise_gain" not in text
+
+
+def test_a_security_curve_is_drawn_and_given_in_numbers(gated, tmp_path):
+    page = pages(build(gated.records, gated, tmp_path / "board", title="board").parent)["evasion.html"]
+    drawn = [value for tag, name, value in page.attributes if (tag, name) == ("polyline", "points")]
+    assert drawn == ["0.0,0.0 40.0,12.0 80.0,24.0 120.0,36.0 160.0,48.0"]
+    text = " ".join(page.text.split())
+    assert "0 0.05 0.1 the threat 0.2 0.4 Area" in text
+    assert "100.0% 100.0% 75.0% 50.0% 0.0%" in text
+
+
+def test_without_figures_and_curves_neither_is_mentioned(rich, tmp_path):
+    text = pages(build(rich.records, rich, tmp_path / "board", title="board").parent)["evasion.html"].text
+    assert "What the gate measured" not in text
+    assert "Security curves" not in text
 
 
 def hostile(record, text, new_metric):
@@ -177,7 +212,8 @@ def hostile(record, text, new_metric):
         "threat": f"{data['vector']}/{text}",
     }
     data |= {"tags": [text], "stages": {text: text}, "preimage": {text: text}, "curves": {text: [(0.0, 1.0)]}}
-    data |= {"metrics": {text: measure, "accuracy": measure, "auc": measure}, "diagnostics": {text: 1.0}}
+    data |= {"metrics": {text: measure, "accuracy": measure, "auc": measure}}
+    data |= {"diagnostics": {text: 1.0, "blind_gap": 1.0}}
     data |= {"gate": {"verdict": "fail", "reasons": [text]}, "isolation": {"blind": True, "backend": text}}
     data |= {"outcomes": {"path": text, "sha256": text, "columns": [text]}}
     data["environment"] |= {"platform": text, "cpu": text, "packages": {text: text}}

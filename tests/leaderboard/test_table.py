@@ -214,6 +214,36 @@ def test_a_row_whose_attacks_met_different_systems_has_no_rank(full):
     assert_only_odd_is_unranked(evasion(full), "seed 0: the attacks met different fitted systems")
 
 
+def test_a_failed_gate_is_told_in_the_words_of_its_first_reason(full):
+    reasons = ["check 2: the worse one", "check 4: a warning"]
+    for attack in ("pgd", "square"):
+        full.add("odd", attack, holds(99), gate={"verdict": "fail", "reasons": reasons})
+    found = row(evasion(full), "odd")
+    assert found.objections == ("gate failed: check 2: the worse one",)
+    assert found.gate.reasons == reasons
+
+
+def test_a_row_has_the_worst_of_each_figure_over_its_records(full):
+    for seed, (gain, cosine) in enumerate(((0.01, 0.1), (0.2, 0.9))):
+        figures = {"black_box_gain": gain, "gradient_cosine": cosine, "stochastic": 0.0}
+        full.add("odd", "pgd", holds(99), seed=seed, diagnostics=figures)
+    found = row(evasion(full), "odd").figures
+    assert {name: figure.value for name, figure in found.items()} == {
+        "black_box_gain": 0.2,
+        "gradient_cosine": 0.1,
+    }
+    assert [figure.verdict for figure in found.values()] == ["fail", "fail"]
+    assert list(evasion(full).limits) == ["black_box_gain", "gradient_cosine"]
+
+
+def test_the_median_distance_needs_every_seed(bench, new_metric):
+    distances = {"median_minimal_distance": new_metric(0.3, unit="input units")}
+    bench.add("none", "ddn", holds(5), metrics=distances)
+    assert row(evasion(bench), "none").cells[0].estimates["median_minimal_distance"].value == 0.3
+    bench.add("none", "ddn", holds(5), seed=1)
+    assert "median_minimal_distance" not in row(evasion(bench), "none").cells[0].estimates
+
+
 # The whole table
 
 

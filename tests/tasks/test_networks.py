@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from firstline.tasks.networks import Standardise, bag_of_tokens, mlp, resnet, small_cnn
+from firstline.benchmark.core.data import InputSpace
+from firstline.tasks.networks import Standardise, bag_of_tokens, encoded_mlp, mlp, resnet, small_cnn
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 NETWORKS = {
@@ -101,3 +102,14 @@ def test_published_weights_keep_their_published_error():
     with torch.no_grad():
         wrong = int((network(x).argmax(1) != y).sum())
     assert wrong == 180
+
+
+def test_codes_become_columns_and_numbers_stay():
+    space = InputSpace(
+        shape=(3,), high=(1.0, 2.0, 1.0), grid=(0.0, 1.0, 0.0), categorical=(False, True, False)
+    )
+    encode = encoded_mlp(space, 2)[0]
+    x = torch.tensor([[0.5, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 7.0, 0.25]])
+    expected = torch.tensor([[0, 1, 0, 0, 1], [1, 0, 0, 1, -1], [-1, 0, 0, 0, -0.5]])  # 7 is no category
+    assert torch.equal(encode(x), expected)
+    assert encoded_mlp(space, 4)(x).shape == (3, 4)

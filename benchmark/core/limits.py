@@ -1,14 +1,19 @@
 """The gate's thresholds: which figure of an evasion record means what, and from where on. Imports no torch.
 
 The checks are numbered as in docs/protocols.md. A figure beyond `fail` fails the record, beyond `warn` it
-warns. A figure that could not be measured (a norm without a ball, a system that declares itself stochastic)
-is absent, and judged as if it were fine.
+warns. A figure that doesn't apply (to a norm without a ball, to a system that declares itself stochastic) is
+absent, and judged as if it were fine; one that came out as NaN or infinite fails.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from firstline.benchmark.core.record import Gate
+
+Verdict = Literal["pass", "warn", "fail"]
+VERDICTS: tuple[Verdict, ...] = ("pass", "warn", "fail")  # from good to bad
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,29 @@ class Limit:
     high: bool = True
     form: str = ".1%"
 
-    def verdict(self, value: float) -> str:
-        """Return pass, warn or fail."""
-        for name in ("fail", "warn"):
-            limit = getattr(self, name)
-            if limit is not None and (value > limit if self.high else value < limit):
-                return name
-        return "pass"
+    def verdict(self, value: float) -> Verdict:
+        """Return pass, warn or fail; what is no number fails."""
+        if not math.isfinite(value):
+            return "fail"
+        if self._passed(self.fail, value):
+            return "fail"
+        return "warn" if self._passed(self.warn, value) else "pass"
+
+    def _passed(self, limit: float | None, value: float) -> bool:
+        return limit is not None and (value > limit if self.high else value < limit)
+
+    def reason(self, name: str, value: float) -> str:
+        """Return in words why the figure called name is suspicious."""
+        if not math.isfinite(value):
+            return f"check {self.check}: {name} could not be measured: it came out as {value}"
+        bound = self.fail if self.verdict(value) == "fail" else self.warn
+        limit = "" if bound is None else format(bound, self.form)
+        return f"check {self.check}: {self.says.format(value=format(value, self.form), limit=limit)}"
+
+    @property
+    def meaning(self) -> str:
+        """What the figure says, with … where its value would stand."""
+        return self.says.replace(" (limit {limit})", "").format(value="…")
 
     def shown(self) -> str:
         """Return the limits as text."""
@@ -106,18 +127,29 @@ LIMITS: dict[str, Limit] = {
 }  # fmt: skip
 
 
+class Judged(NamedTuple):
+    """One figure, what it is held against, and the verdict on it."""
+
+    name: str
+    value: float
+    limit: Limit
+    verdict: Verdict
+
+    @property
+    def shown(self) -> str:
+        """The value as text."""
+        return format(self.value, self.limit.form)
+
+
+def judged(figures: Mapping[str, float]) -> list[Judged]:
+    """Return the figures that have limits, in the order of LIMITS; others are no business of the gate."""
+    found = [(name, figures[name], limit) for name, limit in LIMITS.items() if name in figures]
+    return [Judged(name, value, limit, limit.verdict(value)) for name, value, limit in found]
+
+
 def judge(figures: Mapping[str, float]) -> Gate:
-    """Return the verdict on the figures of a record: the worst of all limits, with each reason in words."""
-    verdicts = {name: LIMITS[name].verdict(value) for name, value in figures.items() if name in LIMITS}
-    reasons = []
-    for worst in ("fail", "warn"):
-        for name, verdict in verdicts.items():
-            if verdict == worst:
-                limit = LIMITS[name]
-                bound = getattr(limit, worst)
-                words = limit.says.format(
-                    value=format(figures[name], limit.form), limit=format(bound, limit.form)
-                )
-                reasons.append(f"check {limit.check}: {words}")
-    verdict = next((v for v in ("fail", "warn") if v in verdicts.values()), "pass")
-    return Gate(verdict=verdict, reasons=reasons)  # type: ignore[arg-type]
+    """Return the verdict on the figures of a record: the worst of all, with each reason in words, worst first."""
+    rows = judged(figures)
+    bad = [row for verdict in ("fail", "warn") for row in rows if row.verdict == verdict]
+    reasons = [row.limit.reason(row.name, row.value) for row in bad]
+    return Gate(verdict=bad[0].verdict if bad else "pass", reasons=reasons)

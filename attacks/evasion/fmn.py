@@ -1,0 +1,72 @@
+"""Fast minimum norm. Source: Pintor et al. 2021, arXiv:2102.12827, algorithm 1.
+
+Three things differ from the paper. Steps are a share of the perturbation's present length instead of a fixed
+length, so that they suit inputs of any scale and models of any strength. Features that the box keeps from
+going uphill count neither in the step nor in the distance to the boundary: without that, l2 stalls in the
+corners of the box. The gradient is that of the log-odds, not of the margin.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstline.attacks.evasion.closest import Closest, cosine, log_odds, unit
+from firstline.benchmark.core.contracts import MinimalNorm
+from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.norms import BALLS, TINY, column, length
+from firstline.benchmark.core.registry import attack
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.target import Target
+
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}  # the norm that tells how fast the loss can climb
+
+
+@attack("fmn", version=1)
+@dataclass(frozen=True)
+class FMN(MinimalNorm):
+    """Step uphill inside a ball, whose radius shrinks where the last point fooled and grows where not.
+
+    stride is the first step's length as a share of the perturbation's; it falls to a hundredth of that along
+    half a cosine. gamma is the share by which the radius changes at first; it falls to a thousandth.
+    """
+
+    needs = ("gradients",)
+    goals = ("linf", "l2", "l1", "l0")
+
+    steps: int = 100
+    stride: float = 2.0
+    gamma: float = 0.2
+
+    def minimise(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
+        """Return the closest points (n, *shape) that fooled the system, x where none did."""
+        search, norm = Closest(target, x, y, region, log_odds), region.norm
+        if not len(search):
+            return search.found
+        corner = torch.maximum(-search.low, search.high)
+        farthest, stride = length(corner, norm), length(corner, "l2")
+        delta, slope, radius = torch.zeros_like(search.x), search.start, torch.ones_like(farthest)
+        for step in range(self.steps - 1):
+            gradient = search.uphill(delta, slope.gradient)
+            gamma = cosine(step, self.steps, self.gamma, 0.001)
+            shorter, longer = radius * (1 - gamma), radius * (1 + gamma)
+            if norm == "l0":
+                shorter = shorter.floor().minimum(radius - 1).clamp_min(1)
+                longer = longer.floor().maximum(radius + 1)
+            else:
+                size = length(delta, norm)
+                rise = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1)
+                ahead = size + torch.maximum(slope.loss.abs() / rise.clamp_min(TINY), size * gamma)
+                longer = torch.where(search.reach < torch.inf, longer, ahead)
+            radius = torch.where(slope.broken, shorter.minimum(search.reach), longer).minimum(farthest)
+            if step:
+                stride = length(delta, "l2") * cosine(step, self.steps, self.stride, self.stride / 100)
+            delta = delta + unit(gradient) * column(stride, delta)
+            if norm == "l0":  # the features that overshoot the box most come first
+                free = torch.full_like(delta, torch.inf)
+                delta = BALLS["l0"].project(delta, column(radius, delta), -free, free)
+                delta = torch.clamp(delta, search.low, search.high)
+            else:
+                delta = BALLS[norm].project(delta, column(radius, delta), search.low, search.high)
+            slope = search.ask(delta)
+        return search.found
