@@ -21,7 +21,7 @@ from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 from firstline.defenses.random_forest import Forest
 
-ATTACKS = [ConstrainedPGD(), FeatureSearch()]
+ATTACKS = [ConstrainedPGD(), FeatureSearch(queries=300)]
 NEVER = 1e3  # a score so far below the boundary that nothing is broken, and all of the budget is used
 
 
@@ -133,8 +133,10 @@ def zeros(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("budget", [0.5, 1.5, 3.0])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("attack", "within"), [(ConstrainedPGD(), 1.001), (FeatureSearch(), 1.25)], ids=str)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("attack", "within"), [(ConstrainedPGD(), 1.001), (FeatureSearch(queries=400), 1.25)], ids=str
+)
 def test_what_is_bought_is_worth_nearly_what_the_budget_can_buy(attack, within, seed, budget):
     space, system, x = scorecard(seed)
     found, _ = attacked(attack, system, space, x, zeros(x), budget)
@@ -191,7 +193,7 @@ def small_forest(seed: int) -> tuple[System, Tensor, Tensor]:
 
 @pytest.mark.parametrize("budget", [1.0, 2.0])
 @pytest.mark.parametrize("knowledge", ["white", "black"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_on_a_forest_the_search_finds_what_an_exhaustive_one_does(seed, knowledge, budget):
     system, x, y = small_forest(seed)
     cost = torch.stack([SPACE.cost(GRID, row.expand_as(GRID)) for row in x])
@@ -239,7 +241,7 @@ def tables(draw):
 
 
 @pytest.mark.parametrize("attack", [ConstrainedPGD(steps=3, rounds=2), FeatureSearch(queries=40)], ids=str)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables())
 def test_no_rule_is_ever_broken(attack, table):
     (space, system, x), budget, needed = table
