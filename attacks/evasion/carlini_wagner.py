@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from firstline.attacks.evasion.closest import Adam, Closest
+from firstline.attacks.evasion.closest import Adam, Closest, cosine
 from firstline.benchmark.core.contracts import MinimalNorm
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.norms import TINY, column
@@ -36,6 +36,7 @@ class CarliniWagner(MinimalNorm):
     rate: float = 0.1
     constant: float = 0.1
     confidence: float = 0.0
+    last: float = 1.0
 
     def minimise(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         """Return the closest points (n, *shape) in l2 that fooled the system, x where none did."""
@@ -53,14 +54,10 @@ class CarliniWagner(MinimalNorm):
     def _descend(self, search: Closest, constant: Tensor) -> Tensor:
         """Return which examples were fooled on one descent, (k,) bool."""
         success = torch.zeros(len(search), dtype=torch.bool, device=constant.device)
-        rows, slope = torch.arange(len(search), device=constant.device), search.start
-        low, half = search.low, (search.high - search.low) / 2
-        start = torch.atanh((-low / half.clamp_min(TINY) - 1).clamp(-ALMOST, ALMOST))
-        change, adam, last = torch.zeros_like(start), Adam(start), torch.full_like(constant, math.inf)
+        rows, slope, low, high = torch.arange(len(search), device=constant.device), search.start, search.low, search.high
+        delta, adam, last = torch.zeros_like(low), Adam(low), torch.full_like(constant, math.inf)
         check = max(1, self.steps // 10)
         for step in range(self.steps):
-            inner = torch.tanh(start + change)
-            delta = low + (inner + 1) * half
             if step:
                 slope = search.ask(delta, rows)
                 success[rows] |= slope.broken
@@ -72,11 +69,11 @@ class CarliniWagner(MinimalNorm):
                 if not bool(going.all()):
                     if not bool(going.any()):
                         break
-                    rows, low, half, start, change = (t[going] for t in (rows, low, half, start, change))
-                    inner, delta, constant, last = (t[going] for t in (inner, delta, constant, last))
-                    missing, gradient = missing[going], gradient[going]
+                    rows, low, high, delta = (t[going] for t in (rows, low, high, delta))
+                    constant, last, missing, gradient = (t[going] for t in (constant, last, missing, gradient))
                     adam.keep(going)
             climb = gradient * column(constant * (missing > 0), delta)
-            mean, root = adam.update((2 * delta - climb) * (1 - inner.square()) * half)
-            change = change - self.rate * mean / root
+            mean, root = adam.update(2 * delta - climb)
+            rate = cosine(step, self.steps, self.rate, self.rate * self.last)
+            delta = torch.clamp(delta - rate * mean / root, low, high)
         return success
