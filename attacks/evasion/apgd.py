@@ -158,7 +158,7 @@ class _Ascent:
         while share + gap <= 100:
             share, gap = share + gap, max(gap - 3, 6)
             ends.append(-(-share * steps // 100))
-        return {end: end - start for start, end in itertools.pairwise(ends)}
+        return {end: end - start for start, end in itertools.pairwise(sorted(set(ends)))}
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the examples at rows (j,) alone."""
