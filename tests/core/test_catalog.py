@@ -221,7 +221,7 @@ def test_all_modules_of_a_plugin_package_are_imported(tmp_path, install, monkeyp
 
 def test_an_unknown_name_is_answered_with_near_misses_and_the_plugins_that_failed(install):
     install("bad", "raise ValueError('no')")
-    with pytest.raises(NotFound, match="no attack is called 'pdg'; did you mean .*'pgd'") as caught:
+    with pytest.raises(NotFound, match=r"no attack is called 'pdg'; did you mean .*'pgd'") as caught:
         catalog.load().get("attack", "pdg")
     assert "plugins that failed to load: bad (planted_bad)" in str(caught.value)
 
@@ -341,7 +341,7 @@ def test_an_item_is_made_from_its_card_alone():
         "attack", "pgd", catalog.load().get("attack", "pgd").resolve(Ref.parse("pgd(steps=3)"))
     )
     assert str(item) == "pgd(steps=3)"
-    with pytest.raises(NotFound, match="did you mean .*'pgd'"):
+    with pytest.raises(NotFound, match=r"did you mean .*'pgd'"):
         catalog.create("attack", "pdg", {})
 
 
