@@ -18,6 +18,7 @@ from firstline.benchmark.core.target import REFUSAL, Target
 # After so many ten thousandths of the queries the share of the input that a square covers is halved: section
 # 5 of the paper, stretched to the budget as in AutoAttack.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+WIDER = 4  # times the share for l2: with the paper's, fewer examples fall to up to 1000 queries
 
 Draw = Callable[..., Tensor]  # draw(3, 2) is (k, 3, 2), uniform in [0, 1), each example's own
 Window = tuple[int, int]  # height and width
@@ -49,11 +50,11 @@ def _planes(shape: torch.Size) -> tuple[int, Window]:
     return 1, (shape[0], shape[1]) if len(shape) == 2 else (1, shape.numel())
 
 
-def _window(share: float, plane: Window, least: int) -> Window:
+def _window(share: float, plane: Window) -> Window:
     """Return the window that covers so much of a plane: a square if it fits, else as wide or tall as it takes."""
     height, width = plane
     area = share * height * width
-    side = max(least, round(math.sqrt(area)))
+    side = max(1, round(math.sqrt(area)))
     tall, wide = min(side, height), min(side, width)
     if tall < side:
         wide = min(width, max(wide, round(area / tall)))
@@ -79,8 +80,6 @@ def _inside(tall: int, wide: int, width: int) -> Tensor:
 class _Linf:
     """Points whose every value is the highest or the lowest allowed: stripes first, then squares."""
 
-    least = 1
-
     def __init__(self, region: Region) -> None:
         self.channels, self.plane = _planes(region.centre.shape[1:])
         self.top = region.snap(region.project(region.high))
@@ -95,9 +94,9 @@ class _Linf:
         up = (draw(self.channels, 1, width) < 0.5).expand(-1, -1, height, -1).reshape(self.top.shape)
         return torch.where(up, self.top, self.bottom)
 
-    def move(self, points: Tensor, draw: Draw, window: Window) -> Tensor:
+    def move(self, points: Tensor, draw: Draw, share: float) -> Tensor:
         chance, flat = draw(2 + self.channels), (len(points), self.channels, -1)
-        place = _place(chance[:, :2], window, self.plane, self.channels)
+        place = _place(chance[:, :2], _window(share, self.plane), self.plane, self.channels)
         up = (chance[:, 2:] < 0.5)[:, :, None]
         moved = points.clone()
         pixels = moved.view(flat)
@@ -113,8 +112,6 @@ class _Linf:
 
 class _L2:
     """Points on the sphere, all of the radius spent: what two windows hold goes into a new bump in the first."""
-
-    least = 3
 
     def __init__(self, region: Region) -> None:
         self.region, shape = region, region.centre.shape[1:]
@@ -136,14 +133,21 @@ class _L2:
     def first(self, draw: Draw) -> Tensor:
         centre, (height, width) = self.region.centre, self.plane
         tall, wide = max(1, height // 5), max(1, width // 5)
-        row, col = torch.arange(height, device=centre.device), torch.arange(width, device=centre.device)
-        bump = _bumps(tall, wide)[0].to(centre).view(tall, wide)
-        sign = (draw(self.channels, (height - 1) // tall + 1, (width - 1) // wide + 1) < 0.5) * 2.0 - 1.0
-        tiles = (sign[:, :, row // tall][..., col // wide] * bump[row % tall][:, col % wide]).view_as(centre)
-        delta = tiles * (self.region.eps / column(length(tiles, "l2"), tiles))
+        down, along = height // tall, width // wide
+        chance, bumps = draw(self.channels, down, along, 2), _bumps(tall, wide).to(centre)
+        tiles = bumps[(chance[..., 0] * len(bumps)).long()] * ((chance[..., 1:] < 0.5) * 2.0 - 1.0)
+        block = (-1, self.channels, down, along, tall, wide)
+        pattern = tiles.view(block).transpose(3, 4).reshape(-1, self.channels, down * tall, along * wide)
+        top, left = (height - down * tall) // 2, (width - along * wide) // 2
+        sides = (left, width - along * wide - left, top, height - down * tall - top)
+        delta = torch.nn.functional.pad(pattern, sides).view_as(centre)
+        delta = delta * (self.region.eps / column(length(delta, "l2"), delta))
         return self.region.snap(self.region.project(centre + delta))
 
-    def move(self, points: Tensor, draw: Draw, window: Window) -> Tensor:
+    def move(self, points: Tensor, draw: Draw, share: float) -> Tensor:
+        tall, wide = _window(share * WIDER, self.plane)
+        # An odd side of at least three where there is room, as in the paper: a bump has two halves.
+        window = (min(self.plane[0], max(3, tall | 1)), min(self.plane[1], max(3, wide | 1)))
         chance, centre, flat = draw(5 + self.channels), self.region.centre, (len(points), self.channels, -1)
         here = _place(chance[:, :2], window, self.plane, self.channels)
         there = _place(chance[:, 2:4], window, self.plane, self.channels)
@@ -186,11 +190,12 @@ def _bumps(tall: int, wide: int) -> Tensor:
 
 
 def _hill(tall: int, wide: int) -> Tensor:
-    """Return a pyramid (tall, wide): nested squares about the middle, the t-th of them 1/t^2 high."""
+    """Return a pyramid (tall, wide) of unit length: nested squares about the middle, the t-th of them 1/t^2 high."""
     reach = max(tall, wide) // 2 + 1
     height = (1 / torch.arange(1, reach + 1) ** 2).flip(0).cumsum(0).flip(0)
     rows, cols = (torch.arange(tall) - tall // 2).abs(), (torch.arange(wide) - wide // 2).abs()
-    return height[torch.maximum(rows[:, None], cols)]
+    hill = height[torch.maximum(rows[:, None], cols)]
+    return hill / length(hill.reshape(1, -1), "l2").clamp_min(TINY)
 
 
 def square_search(
@@ -229,7 +234,7 @@ def square_search(
             candidates = points if start is not None else moves.first(draw)
         else:
             share = p / 2 ** bisect_left(HALVINGS, (query - 1) * 10_000 // budget)
-            candidates = moves.move(points, draw, _window(share, moves.plane, moves.least))
+            candidates = moves.move(points, draw, share)
         came = progress(target.scores(candidates, rows), labels)
         better = (came > best).nonzero().squeeze(1)
         taken = candidates[better]

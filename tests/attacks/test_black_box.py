@@ -7,12 +7,13 @@ from torch import Tensor
 from firstline.attacks.evasion.hop_skip_jump import HopSkipJump
 from firstline.attacks.evasion.nes import NES
 from firstline.attacks.evasion.rays import RayS
-from firstline.attacks.evasion.square import Square, square_search
+from firstline.attacks.evasion.square import Square
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import Evasion, MinimalNorm
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.geometry import Region, violation
 from firstline.benchmark.core.norms import distance
+from firstline.benchmark.core.random_search import square_search
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import INVALID, REFUSED, Response, System
 from firstline.benchmark.core.target import Target
