@@ -22,6 +22,7 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import Target
 
 WIDE = (3, 2)  # for l1: the balls to come from, in radii, for 3 tenths of the steps each (Croce & Hein 2021)
+TIE = 1e-5  # between the losses of two ascents; below it rounding would choose
 
 
 @attack("apgd", version=1)
@@ -74,7 +75,7 @@ def in_turn(
         points, losses = _attempt(
             target.keep(rows), aim[rows], region.keep(rows), generator, loss=loss, steps=steps, rho=rho
         )
-        higher = losses > height[rows]
+        higher = losses > height[rows] + TIE
         found[rows[higher]], height[rows[higher]] = points[higher], losses[higher]
         rows = rows[losses < math.inf]
     return found

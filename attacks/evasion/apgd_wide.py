@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from firstline.attacks.evasion.apgd import maximise
+from firstline.attacks.evasion.apgd import TIE, maximise
 from firstline.benchmark.core.ascent import Climb, Slope
 from firstline.benchmark.core.contracts import Evasion
 from firstline.benchmark.core.errors import not_found
@@ -67,7 +67,7 @@ class APGDWide(Evasion):
             points, losses = maximise(
                 climb, inner, start=inner.project(points), steps=self.steps - share, rho=self.rho
             )
-            higher = losses > height[rows]
+            higher = losses > height[rows] + TIE
             found[rows[higher]], height[rows[higher]] = points[higher], losses[higher]
             rows = rows[losses < torch.inf]
         return found
