@@ -79,7 +79,7 @@ class Closest:
 
     def uphill(self, delta: Tensor, gradient: Tensor) -> Tensor:
         """Return gradient (k, *shape) without the features that the box keeps from following it from delta."""
-        shut = ((delta <= self.low) & (gradient < 0)) | ((delta >= self.high) & (gradient > 0))
+        shut = torch.where(gradient < 0, delta <= self.low, delta >= self.high)
         return gradient.masked_fill(shut, 0.0)
 
     def _movable(self, change: Tensor) -> Tensor:

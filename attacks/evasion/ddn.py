@@ -19,8 +19,8 @@ from firstline.benchmark.core.target import Target
 class DDN(MinimalNorm):
     """Step uphill, then set the length: gamma shorter where the last point fooled, gamma longer where not.
 
-    The first steps are as long as the box is wide, the last a hundredth of that. radius is the length to
-    begin with, in input units. The gradient is that of the log-odds, which has the direction of the paper's
+    The first steps are as long as the box is wide, the last a hundredth of that. The length to begin with is
+    what a linear system would need, and at most radius, in input units: the paper begins with that. The gradient is that of the log-odds, which has the direction of the paper's
     cross-entropy. Points are rounded where the task has a grid, and nowhere else.
     """
 
@@ -38,7 +38,8 @@ class DDN(MinimalNorm):
             return search.found
         delta, slope, width = torch.zeros_like(search.x), search.start, float(search.width.max())
         farthest = length(torch.maximum(-search.low, search.high), "l2")
-        radius = farthest.clamp_max(self.radius)
+        rise = length(slope.gradient, "l2").clamp_min(TINY)
+        radius = torch.minimum(farthest, slope.loss.abs() / rise).clamp_max(self.radius)
         for step in range(self.steps - 1):
             delta += unit(slope.gradient) * cosine(step, self.steps, width, width / 100)
             radius = radius * torch.where(slope.broken, 1 - self.gamma, 1 + self.gamma)

@@ -1,9 +1,10 @@
 """Fast minimum norm. Source: Pintor et al. 2021, arXiv:2102.12827, algorithm 1.
 
-Three things differ from the paper. Steps are a share of the perturbation's present length instead of a fixed
+Four things differ from the paper. Steps are a share of the perturbation's present length instead of a fixed
 length, so that they suit inputs of any scale and models of any strength. Features that the box keeps from
 going uphill count neither in the step nor in the distance to the boundary: without that, l2 stalls in the
-corners of the box. The gradient is that of the log-odds, not of the margin.
+corners of the box. The gradient is that of the log-odds, not of the margin. For l0, which features stay is
+decided by how far they may go as well as by how far they went.
 """
 
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ import torch
 from torch import Tensor
 
 from firstline.attacks.evasion.closest import Closest, cosine, log_odds, unit
+from firstline.attacks.evasion.hyperplane import DUAL
 from firstline.benchmark.core.contracts import MinimalNorm
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.norms import BALLS, TINY, column, length
 from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import Target
-
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}  # the norm that tells how fast the loss can climb
 
 
 @attack("fmn", version=1)
@@ -62,11 +62,24 @@ class FMN(MinimalNorm):
             if step:
                 stride = length(delta, "l2") * cosine(step, self.steps, self.stride, self.stride / 100)
             delta = delta + unit(gradient) * column(stride, delta)
-            if norm == "l0":  # the features that overshoot the box most come first
-                free = torch.full_like(delta, torch.inf)
-                delta = BALLS["l0"].project(delta, column(radius, delta), -free, free)
-                delta = torch.clamp(delta, search.low, search.high)
+            if norm == "l0":
+                delta = _fewest(delta, radius, search.low, search.high)
             else:
                 delta = BALLS[norm].project(delta, column(radius, delta), search.low, search.high)
             slope = search.ask(delta)
         return search.found
+
+
+def _fewest(delta: Tensor, count: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return delta (n, *shape), clipped to the box, with as many features changed as count (n,) says.
+
+    Those stay that went farthest and have the most room to go on: a feature may as well change all the way.
+    """
+    score = (delta.abs() * torch.where(delta > 0, high, -low)).flatten(1)
+    score = score * torch.linspace(
+        1, 0.999, score.shape[1], dtype=score.dtype, device=score.device
+    )  # no ties
+    best = score.topk(int(count.max()), dim=1).values
+    least = best.gather(1, count.long()[:, None] - 1)
+    kept = (score >= least).reshape(delta.shape)
+    return torch.where(kept, torch.clamp(delta, low, high), 0.0)

@@ -95,14 +95,14 @@ def _level(size: Tensor, weight: Tensor) -> Tensor:
 
     What lies above a level falls ever slower as it rises, so that Newton's method comes from below.
     """
-    level = torch.zeros_like(weight)
+    level = (size.amax(1, keepdim=True) - weight).clamp_min(0)
     low = size.sum(1, keepdim=True) <= weight
     for _ in range(ROUNDS):
-        above = size > level
-        count = above.sum(1, keepdim=True).clamp_min(1)
-        rise = (torch.where(above, size, 0.0).sum(1, keepdim=True) - weight) / count - level
+        above = torch.relu(size - level)
+        count = above.count_nonzero(1)[:, None].clamp_min(1)
+        rise = (above.sum(1, keepdim=True) - weight) / count
         going = ~low & (rise > 1e-5 * level)  # a row that is there stays, whatever the others need
         if not bool(going.any()):
             break
         level = torch.where(going, level + rise, level)
-    return level
+    return level.masked_fill(low, 0)

@@ -1,7 +1,7 @@
 """sigma-zero. Source: Cina et al. 2024, arXiv:2402.01879, algorithm 1.
 
-It climbs the log-odds instead of the margin, with steps twice as long, a smooth count ten times less sharp and a
-threshold that moves twice as fast as the paper's: that finds smaller changes within a hundred steps.
+It climbs the log-odds instead of the margin, with steps twice as long and a smooth count ten times less sharp
+than the paper's: that finds smaller changes within a hundred steps.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class SigmaZero(MinimalNorm):
     steps: int = 100
     stride: float = 2.0
     threshold: float = 0.3
-    pace: float = 0.02
+    pace: float = 0.01
     sigma: float = 0.01
 
     def minimise(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:

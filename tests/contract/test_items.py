@@ -19,14 +19,8 @@ from firstline.benchmark.core.threat import GOALS, Threat
 
 assert catalog.discover([]) == {}
 ITEMS = dict(sorted(registered().items()))
-# Known to fail, with the reason; strict: the day it passes, the suite says so.
-KNOWN = {
-    ("carlini-wagner", "strength"): pytest.mark.xfail(
-        reason="leaves 82% where 75% is possible, on two classes"
-    ),
-}
 CASES = [
-    pytest.param(cls, check, id=f"{kind} {name}: {title}", marks=KNOWN.get((name, check.__name__), ()))
+    pytest.param(cls, check, id=f"{kind} {name}: {title}")
     for (kind, name), cls in ITEMS.items()
     for applies, title, check in _checks
     if issubclass(cls, applies)
