@@ -4,7 +4,7 @@ import pytest
 
 UNKNOWN = {
     "list": (["list", "atacks"], "no kind of thing to list is called 'atacks'; did you mean 'attacks' or"),
-    "show": (["show", "fgms"], "no task, defense, attack, suite or recipe is called 'fgms'; did you mean 'fgsm'?"),
+    "show": (["show", "unifrom-noise"], "no task, defense, attack, suite or recipe is called 'unifrom-noise'; did you mean 'uniform-noise'"),
     "show a key": (["show", "deadbeef"], "no record in runs begins with 'deadbeef'"),
     "show a file": (["show", "missing.toml"], "there is no suite file missing.toml"),
     "plan": (["plan", "quik"], "no suite is called 'quik'; did you mean 'quick'?"),
@@ -16,7 +16,7 @@ UNKNOWN = {
     "reproduce": (["reproduce", "wong2019"], "no recipe is called 'wong2019'; did you mean 'wong2018'?"),
     "reproduce file": (["reproduce", "missing.toml"], "cannot read missing.toml: No such file"),
     "reproduce weights": (["reproduce", "wong2018"], "needs the published weights: get mnist.pth from"),
-    "check": (["check", "fgms"], "no task, defense or attack is called 'fgms'; did you mean 'fgsm'?"),
+    "check": (["check", "unifrom-noise"], "no task, defense or attack is called 'unifrom-noise'; did you mean 'uniform-noise'"),
     "check a file": (["check", "missing.py"], "there is no file missing.py"),
     "new": (["new", "defence", "mine"], "no kind of plugin is called 'defence'; did you mean 'defense'?"),
     "new name": (["new", "defense", "My Defense"], "small letters, digits and hyphens, such as my-defense"),

@@ -14,7 +14,7 @@ from firstline.benchmark.core import ascent, training
 from firstline.benchmark.core.contracts import Context, Task
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import FirstlineError, NotFound
-from firstline.benchmark.core.geometry import violation
+from firstline.benchmark.core.geometry import Region, violation
 from firstline.benchmark.core.norms import distance
 from firstline.benchmark.core.places import weights_path
 from firstline.benchmark.core.rng import Streams
@@ -94,9 +94,9 @@ def test_adversarial_training_holds_where_plain_training_does_not():
     for layer in (NoDefense(), AdversarialTraining(eps=0.06)):
         system = fit(layer, task=task, data=splits.train)
         door = target(system, 0.06, splits.test)
-        found = pgd.PGD(steps=10, stride=0.25).perturb(
-            door, splits.test.x.clone(), splits.test.y.clone(), door.threat, Streams(0)
-        )
+        x, y = splits.test.x.clone(), splits.test.y.clone()
+        region = Region(x, task.space, "linf", 0.06)
+        found = pgd.PGD(steps=10, stride=0.25).perturb(door, x, y, region, Streams(0))
         kept.append(float((answers(system, found).argmax(1) == splits.test.y).float().mean()))
     assert kept[1] > kept[0] + 0.1
 
