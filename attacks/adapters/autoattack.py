@@ -5,9 +5,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from firstline.attacks.adapters.peer import Call, Library, Peer, Row, adapt
+from firstline.attacks.adapters.peer import NORMS, Call, Library, Peer, Row, adapt
 
-NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 FEW = ["apgd-ce", "fab", "square"]  # what is defined for fewer than four classes
 
 

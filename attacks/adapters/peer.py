@@ -9,6 +9,7 @@ import math
 import random
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
@@ -31,6 +32,7 @@ from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import INVALID, REFUSED
 from firstline.benchmark.core.target import Target, checked
 
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as AutoAttack and torchattacks write them
 SPARE = 4  # queries that a library asks besides those of its setting: clean inputs, starts, a last look
 
 
@@ -75,7 +77,7 @@ class Call:
     settings: dict[str, Any]
 
 
-class Peer(Attack):
+class Peer(Attack, ABC):
     """An attack of another library. batch is how many examples the library is given at once."""
 
     library: ClassVar[Library]
@@ -92,9 +94,9 @@ class Peer(Attack):
         more = {"package": cls.library.package, "install": cls.library.install}
         return {**super().facts(), **more}
 
+    @abstractmethod
     def craft(self, library: ModuleType, model: nn.Module, x: Tensor, call: Call) -> Tensor:
         """Return what the library makes of images x (k, channels, height, width) in [0, 1]."""
-        raise NotImplementedError
 
     def _crafted(
         self,

@@ -9,9 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from firstline.attacks.adapters.peer import Call, Library, Peer, Row, adapt
-
-NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+from firstline.attacks.adapters.peer import NORMS, Call, Library, Peer, Row, adapt
 
 
 class Torchattacks(Peer):

@@ -7,6 +7,8 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +23,10 @@ from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import Target
 
-WIDE = (3, 2)  # for l1: the balls to come from, in radii, for 3 tenths of the steps each (Croce & Hein 2021)
+WIDE = (
+    3.0,
+    2.0,
+)  # for l1: the balls to come from, in radii, for 3 tenths of the steps each (Croce & Hein 2021)
 TIE = 1e-5  # between the losses of two ascents; below it rounding would choose
 
 
@@ -47,14 +52,30 @@ class APGD(Evasion):
         """Return x (n, *shape) moved inside its ball so that labels y (n,) fit it badly."""
         if self.loss not in LOSSES:
             raise not_found("loss", self.loss, LOSSES)
-        aims = [y] * self.restarts
+        aims = [directly(y, region.norm, self.steps)] * self.restarts
         return in_turn(target, x, aims, region, rng, loss=LOSSES[self.loss], steps=self.steps, rho=self.rho)
+
+
+class Aim(NamedTuple):
+    """What one ascent is after: what the loss takes beside the logits, labels (n,) or (n, 2).
+
+    It comes from balls of `outside` radii in turn, as multiples of the true one, with share steps in each.
+    """
+
+    labels: Tensor
+    outside: tuple[float, ...] = ()
+    share: int = 0
+
+
+def directly(labels: Tensor, norm: str, steps: int) -> Aim:
+    """Return the aim of an ascent as the papers have it: inside the ball, but for l1."""
+    return Aim(labels, WIDE, 3 * steps // 10) if norm == "l1" else Aim(labels)
 
 
 def in_turn(
     target: Target,
     x: Tensor,
-    aims: Iterable[Tensor],
+    aims: Iterable[Aim],
     region: Region,
     rng: Streams,
     *,
@@ -64,16 +85,16 @@ def in_turn(
 ) -> Tensor:
     """Return x (n, *shape) after one ascent per aim, each on the examples that the earlier ones left standing.
 
-    An aim is what the loss takes beside the logits, (n,) or (n, 2). What comes back is the point that fooled
-    the system, else the highest of all ascents.
+    What comes back is the point that fooled the system, else the highest of all ascents.
     """
     found, height = x.clone(), x.new_full((len(x),), -math.inf)
     generator, rows = rng.torch("starts"), torch.arange(len(x), device=x.device)
     for aim in aims:
         if len(rows) == 0:
             break
+        here = aim._replace(labels=aim.labels[rows])
         points, losses = _attempt(
-            target.keep(rows), aim[rows], region.keep(rows), generator, loss=loss, steps=steps, rho=rho
+            target.keep(rows), here, region.keep(rows), generator, loss=loss, steps=steps, rho=rho
         )
         higher = losses > height[rows] + TIE
         found[rows[higher]], height[rows[higher]] = points[higher], losses[higher]
@@ -83,7 +104,7 @@ def in_turn(
 
 def _attempt(
     target: Target,
-    y: Tensor,
+    aim: Aim,
     region: Region,
     generator: torch.Generator,
     *,
@@ -91,21 +112,20 @@ def _attempt(
     steps: int,
     rho: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `maximise` returns, from a random start; for l1 by way of wider balls."""
+    """Return what `maximise` returns, from a random start in the widest ball."""
 
     def climb(points: Tensor, rows: Tensor) -> Slope:
-        return target.slope(points, y[rows], rows, loss=loss)
+        return target.slope(points, aim.labels[rows], rows, loss=loss)
 
     def climb_outside(points: Tensor, rows: Tensor) -> Slope:
         return climb(points, rows)._replace(broken=None)  # too far away to be a success
 
-    if region.norm != "l1":
-        return maximise(climb, region, start=region.random(generator), steps=steps, rho=rho)
-    share, wide = 3 * steps // 10, [region.resized(region.eps.flatten() * factor) for factor in WIDE]
-    points = wide[0].random(generator)
-    for ball in wide:
-        points, _ = maximise(climb_outside, ball, start=ball.project(points), steps=share, rho=rho)
-    return maximise(climb, region, start=region.project(points), steps=steps - len(WIDE) * share, rho=rho)
+    balls = [*(region.resized(region.eps.flatten() * factor) for factor in aim.outside), region]
+    points = balls[0].random(generator)
+    for ball, inner in pairwise(balls):
+        points, _ = maximise(climb_outside, ball, start=points, steps=aim.share, rho=rho)
+        points = inner.project(points)
+    return maximise(climb, region, start=points, steps=steps - len(aim.outside) * aim.share, rho=rho)
 
 
 def maximise(climb: Climb, region: Region, *, start: Tensor, steps: int, rho: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from firstline.attacks.evasion.apgd import in_turn
+from firstline.attacks.evasion.apgd import directly, in_turn
 from firstline.benchmark.core.contracts import Evasion
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.losses import dlr
@@ -36,5 +36,6 @@ class APGDTargeted(Evasion):
             return x.clone()
         logits = target.scores(x).logits.scatter(1, y[:, None], -math.inf)
         likeliest = logits.topk(min(self.targets, target.classes - 1), dim=1).indices
-        aims = [torch.stack([y, other], 1) for other in likeliest.T]
+        pairs = [torch.stack([y, other], 1) for other in likeliest.T]
+        aims = [directly(labels, region.norm, self.steps) for labels in pairs]
         return in_turn(target, x, aims, region, rng, loss=dlr, steps=self.steps, rho=self.rho)

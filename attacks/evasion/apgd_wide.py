@@ -7,11 +7,9 @@ short ascent from outside finds what long ones from inside miss (results/strengt
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from firstline.attacks.evasion.apgd import TIE, maximise
-from firstline.benchmark.core.ascent import Climb, Slope
+from firstline.attacks.evasion.apgd import Aim, in_turn
 from firstline.benchmark.core.contracts import Evasion
 from firstline.benchmark.core.errors import not_found
 from firstline.benchmark.core.geometry import Region
@@ -45,29 +43,6 @@ class APGDWide(Evasion):
         """Return x (n, *shape) moved inside its ball so that labels y (n,) fit it badly."""
         if self.loss not in LOSSES:
             raise not_found("loss", self.loss, LOSSES)
-        loss, generator = LOSSES[self.loss], rng.torch("starts")
-        found, height = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        rows = torch.arange(len(x), device=x.device)
-        for restart in range(self.restarts):
-            if len(rows) == 0:
-                break
-            here, inner = target.keep(rows), region.keep(rows)
-            outer = inner.resized(inner.eps.flatten() * self.radii[restart % len(self.radii)])
-
-            def climb(points: Tensor, among: Tensor, here: Target = here, y: Tensor = y[rows]) -> Slope:
-                return here.slope(points, y[among], among, loss=loss)
-
-            def climb_outside(points: Tensor, among: Tensor, climb: Climb = climb) -> Slope:
-                return climb(points, among)._replace(broken=None)  # too far away to be a success
-
-            share = self.steps // OUTSIDE
-            points, _ = maximise(
-                climb_outside, outer, start=outer.random(generator), steps=share, rho=self.rho
-            )
-            points, losses = maximise(
-                climb, inner, start=inner.project(points), steps=self.steps - share, rho=self.rho
-            )
-            higher = losses > height[rows] + TIE
-            found[rows[higher]], height[rows[higher]] = points[higher], losses[higher]
-            rows = rows[losses < torch.inf]
-        return found
+        radii = [self.radii[restart % len(self.radii)] for restart in range(self.restarts)]
+        aims = [Aim(y, (radius,), self.steps // OUTSIDE) for radius in radii]
+        return in_turn(target, x, aims, region, rng, loss=LOSSES[self.loss], steps=self.steps, rho=self.rho)

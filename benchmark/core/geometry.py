@@ -87,9 +87,9 @@ class Region:
 
     def step(self, points: Tensor, gradient: Tensor, stride: Tensor) -> Tensor:
         """Return points moved uphill by stride (n, 1, …) and brought back into the region."""
-        if self._free is not None:
-            gradient = gradient * self._free
         if self.norm == "linf":
+            if self._free is not None:
+                gradient = gradient * self._free
             moved = torch.addcmul(points, gradient.sign(), stride)
             return torch.clamp(moved, self.low, self.high, out=moved)
         return self.project(torch.addcmul(points, self.steepest(points, gradient, stride), stride))
@@ -107,7 +107,7 @@ class Region:
 
     def project(self, points: Tensor) -> Tensor:
         """Return the points brought into the ball and the box; inner points stay."""
-        points = self._hold(points)
+        points = self._hold(points, self._free)
         if self.norm == "linf":
             return torch.clamp(points, self.low, self.high)
         delta = points - self.centre
@@ -121,13 +121,9 @@ class Region:
         near = torch.where(near == delta, points, self.centre + near)
         return torch.clamp(near, self.low, self.high)
 
-    def _hold(self, points: Tensor) -> Tensor:
-        """The points with all features that may not move back where they were."""
-        return points if self._free is None else torch.where(self._free > 0, points, self.centre)
-
-    def _return(self, points: Tensor) -> Tensor:
-        """The points with all features that may not differ back where they were."""
-        return points if self._loose is None else torch.where(self._loose > 0, points, self.centre)
+    def _hold(self, points: Tensor, free: Tensor | None) -> Tensor:
+        """The points with all features that are not free back where they were."""
+        return points if free is None else torch.where(free > 0, points, self.centre)
 
     def random(self, generator: torch.Generator) -> Tensor:
         """Return one point per example, drawn uniformly from the ball and cut to the box.
@@ -142,7 +138,8 @@ class Region:
                 chosen = chosen * self._free
             zero = torch.zeros_like(chosen)
             picked = self._ops.project(chosen + 1e-9, self.eps, zero, zero + 2) > 0
-            return self._hold(torch.where(picked, self.low + value * (self.high - self.low), self.centre))
+            points = torch.where(picked, self.low + value * (self.high - self.low), self.centre)
+            return self._hold(points, self._free)
         draw = self._ops.random
         delta = self.draw(lambda n: draw(torch.Size((n, *shape)), generator)).to(self.centre.dtype) * self.eps
         if self._prices is not None:
@@ -153,14 +150,16 @@ class Region:
         """Return the points as the system will be given them: on the grid, still inside the region."""
         if not self._gridded:
             return points
-        rounded = self._return(self._rounded(points))
+        rounded = self._hold(self._rounded(points), self._loose)
         if self.norm == "linf":
             return torch.clamp(rounded, self._snap_low, self._snap_high, out=rounded)
         outside = self.distance(rounded) > self.eps.flatten() * (1 + SLACK / 10)
         if outside.any():
             grid = torch.where(self._grid > 0, self._grid, torch.full_like(self._grid, 1e-12))
             nearer = self.centre + torch.trunc((points - self.centre) / grid) * grid
-            rounded = torch.where(column(outside, points), self._return(self.space.round(nearer)), rounded)
+            rounded = torch.where(
+                column(outside, points), self._hold(self.space.round(nearer), self._loose), rounded
+            )
         return rounded
 
     def distance(self, points: Tensor) -> Tensor:

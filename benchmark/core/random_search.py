@@ -13,7 +13,7 @@ from firstline.benchmark.core.losses import margins
 from firstline.benchmark.core.norms import TINY, column, length
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED, Response
-from firstline.benchmark.core.target import REFUSAL, Target
+from firstline.benchmark.core.target import Target, heed_refusals
 
 # After so many ten thousandths of the queries the share of the input that a square covers is halved: section
 # 5 of the paper, stretched to the budget as in AutoAttack.
@@ -30,14 +30,8 @@ def progress(answer: Response, y: Tensor) -> Tensor:
     It is the margin; a wrong answer that is refused lies between the right ones and the others, the closer to
     0 the nearer it is to being accepted. An answer that is not a number counts as infinitely wrong.
     """
-    labels, reached = answer.labels, margins(answer.logits, y)
-    fooled = labels != y
-    if answer.acceptance is not None:
-        fooled &= labels != REFUSED
-        wrong, score = answer.logits.argmax(1) != y, answer.acceptance
-        reached = torch.where(
-            wrong & ~fooled, score / (1 + score.abs()), torch.where(wrong, reached, reached - REFUSAL)
-        )
+    labels, reached = answer.labels, heed_refusals(margins(answer.logits, y), answer, y)
+    fooled = (labels != y) & (labels != REFUSED)
     if bool(fooled.any()):
         reached[fooled] = reached[fooled].nan_to_num(nan=math.inf).clamp_min(TINY)
     return reached

@@ -1,6 +1,6 @@
 """The door that an attack gets: what the threat model grants, metered per sample, and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from typing import Self
 
@@ -49,6 +49,19 @@ def checked(
     if response.acceptance is not None and tuple(response.acceptance.shape) != (len(x),):
         raise SystemFailed(f"acceptance has shape {tuple(response.acceptance.shape)}; it must be {(len(x),)}")
     return response
+
+
+def asked(
+    answer: Callable[[Tensor, torch.Generator], Response],
+    parts: Iterable[Tensor],
+    noise: torch.Generator,
+    classes: int,
+) -> Response:
+    """Return the answers to all parts as one, without gradients. Raises SystemFailed as `checked` does."""
+    with torch.no_grad():
+        found = [checked(answer, part, noise, classes) for part in parts]
+    acceptance = [part.acceptance for part in found if part.acceptance is not None]
+    return Response(torch.cat([part.logits for part in found]), torch.cat(acceptance) if acceptance else None)
 
 
 class Target:
@@ -151,12 +164,9 @@ class Target:
     def _respond(self, answer: Callable[[Tensor, torch.Generator], Response], x: Tensor) -> Response:
         return checked(answer, x, self._noise, self.classes)
 
-    @torch.no_grad()
     def _ask(self, x: Tensor, rows: Tensor | None) -> Response:
         self._charge(self.queries, len(x), rows, self.threat.queries)
-        parts = [self._respond(self._system.respond, chunk) for chunk in self._split(x)]
-        acceptance = [p.acceptance for p in parts if p.acceptance is not None]
-        return Response(torch.cat([p.logits for p in parts]), torch.cat(acceptance) if acceptance else None)
+        return asked(self._system.respond, self._split(x), self._noise, self.classes)
 
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Response:
         """Return logits and acceptance for x (k, *shape). rows (k,) says which examples they belong to."""
@@ -205,7 +215,7 @@ class Target:
             leaf = x.detach().requires_grad_()
             with torch.enable_grad():
                 answer = self._respond(self._system.surrogate, leaf)
-                losses = _heed_refusals(loss(answer.logits, y), answer, truth(y))
+                losses = heed_refusals(loss(answer.logits, y), answer, truth(y))
                 if not losses.requires_grad:
                     raise SystemFailed(
                         "the system gives no gradient; give it a differentiable surrogate (BPDA)"
@@ -256,7 +266,7 @@ class Target:
         return self._build()
 
 
-def _heed_refusals(losses: Tensor, answer: Response, y: Tensor) -> Tensor:
+def heed_refusals(losses: Tensor, answer: Response, y: Tensor) -> Tensor:
     """Let a wrong answer that is refused climb towards acceptance, and rank it between right and broken.
 
     For a loss whose sign says whether the answer is wrong, the sign then says whether the point is broken.
@@ -265,4 +275,4 @@ def _heed_refusals(losses: Tensor, answer: Response, y: Tensor) -> Tensor:
         return losses
     wrong, score = answer.logits.argmax(1) != y, answer.acceptance
     refused = score / (1 + score.abs())
-    return torch.where(wrong, torch.where(score < 0, refused, losses), losses - REFUSAL)
+    return torch.where(wrong, torch.where(answer.accepted, losses, refused), losses - REFUSAL)

@@ -13,13 +13,13 @@ from firstline.benchmark.core.contracts import Evasion, MinimalNorm
 from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
-from firstline.benchmark.core.geometry import SLACK, violation
+from firstline.benchmark.core.geometry import SLACK, Region, violation
 from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import EvasionOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import INVALID, REFUSED
-from firstline.benchmark.core.target import Target, checked
+from firstline.benchmark.core.target import Target, asked
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.gate import EXAMPLES, NORMS, Probe, figures, honesty, noisy
 from firstline.benchmark.protocols.numbers import plain, share
@@ -40,7 +40,8 @@ def run(bench: Bench) -> Measured:
         raise ContractBroken("the task has no test example to attack")
     bench.stage("craft")
     target = bench.target(served.system, len(drawn), bench.rng)
-    adversarial = _crafted(attack, target, drawn, bench)
+    allowed = region_of(bench.threat, drawn.x, bench.task.space, bench.rng)
+    adversarial = _crafted(attack, target, drawn, allowed, bench)
     watched = _watched(served, adversarial, bench)
     bench.stage("score")
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
@@ -48,8 +49,8 @@ def run(bench: Bench) -> Measured:
     bench.stage("gate")
     shared = probed(served, drawn, clean.to(drawn.y.device), bench)
     bench.stage("measure")
-    _none_idle(attack, target, adversarial, drawn, shared)
-    far = region_of(bench.threat, drawn.x, bench.task.space, bench.rng).distance(adversarial).double().cpu()
+    _none_idle(attack, target, adversarial, allowed, shared)
+    far = allowed.distance(adversarial).double().cpu()
     gap = float((watched != answer.cpu()).float().mean())
     minimal = None
     if isinstance(attack, MinimalNorm):
@@ -87,7 +88,7 @@ def run(bench: Bench) -> Measured:
     )
 
 
-def _crafted(attack: Evasion, target: Target, drawn: Data, bench: Bench) -> Tensor:
+def _crafted(attack: Evasion, target: Target, drawn: Data, allowed: Region, bench: Bench) -> Tensor:
     """What the attack returns, checked against the threat model and as it will be scored."""
     space, threat = bench.task.space, bench.threat
     region = region_of(threat, drawn.x.clone(), space, bench.rng)
@@ -98,7 +99,6 @@ def _crafted(attack: Evasion, target: Target, drawn: Data, bench: Bench) -> Tens
     if not isinstance(found, Tensor):
         raise ContractBroken(f"the attack returned a {type(found).__name__} instead of a tensor")
     found = found.detach().to(drawn.x)
-    allowed = region_of(threat, drawn.x, space, bench.rng)
     problem = violation(found, drawn.x, space, threat.goal, NEVER) if minimal else allowed.violation(found)
     if problem:
         raise ContractBroken(f"the attack {problem}")
@@ -113,18 +113,19 @@ def _minimal(far: Tensor, clean: Tensor, answer: Tensor, y: Tensor) -> Tensor:
     return torch.where(clean != y, 0.0, torch.where(wrong, far, NEVER))
 
 
-def _none_idle(attack: Evasion, target: Target, found: Tensor, drawn: Data, shared: dict[str, float]) -> None:
+def _none_idle(
+    attack: Evasion, target: Target, found: Tensor, allowed: Region, shared: dict[str, float]
+) -> None:
     """Raise ContractBroken for an attack that did not run: its cell says nothing about the system."""
-    moved = bool((found != drawn.x).any())
-    asked = int(target.queries.sum() + target.gradients.sum())
-    idle = not asked if isinstance(attack, MinimalNorm) else shared.get("lost_gradients", 1.0) < 0.5
-    region = region_of(target.threat, drawn.x, target.space, Streams(0))
+    moved = bool((found != allowed.centre).any())
+    asked_in_all = int(target.queries.sum() + target.gradients.sum())
+    idle = not asked_in_all if isinstance(attack, MinimalNorm) else shared.get("lost_gradients", 1.0) < 0.5
     if moved or not idle or target.threat.goal not in NORMS:
         return
-    if bool((region.snap(region.random(Streams(0).torch("any"))) != drawn.x).any()):
+    if bool((allowed.snap(allowed.random(Streams(0).torch("any"))) != allowed.centre).any()):
         raise ContractBroken(
-            f"the attack moved no input, with {asked} questions asked: it did not run, which says nothing "
-            "about the defense; return the best try where nothing fools the system"
+            f"the attack moved no input, with {asked_in_all} questions asked: it did not run, which says "
+            "nothing about the defense; return the best try where nothing fools the system"
         )
 
 
@@ -193,9 +194,7 @@ def curves(outcome: EvasionOutcome, eps: float) -> dict[str, list[tuple[float, f
     return {"robust_accuracy": [(float(r), float((far > r * (1 + SLACK)).mean())) for r in radii]}
 
 
-@torch.no_grad()
 def _watched(served: Served, x: Tensor, bench: Bench) -> Tensor:
     """Answers of the system in the attack's own process, which saw the gradients."""
-    noise, classes = bench.rng.torch("watched"), bench.task.classes
-    parts = [checked(served.system.respond, part.clone(), noise, classes) for part in x.split(512)]
-    return torch.cat([part.labels for part in parts]).cpu()
+    parts = (part.clone() for part in x.split(512))
+    return asked(served.system.respond, parts, bench.rng.torch("watched"), bench.task.classes).labels.cpu()

@@ -20,7 +20,7 @@ from firstline.benchmark.core.norms import column, length
 from firstline.benchmark.core.random_search import square_search
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED, Response, System
-from firstline.benchmark.core.target import Target, checked
+from firstline.benchmark.core.target import Target, asked
 from firstline.benchmark.core.threat import Threat
 
 EXAMPLES = 64  # that are probed
@@ -63,13 +63,10 @@ class Probe:
             examples=len(self.data),
         )
 
-    @torch.no_grad()
     def ask(self, x: Tensor, name: str = "ask") -> Response:
         """Return the answers to x (n, *shape)."""
-        noise = self.rng.torch(name)
-        parts = [checked(self.system.respond, part.clone(), noise, self.classes) for part in x.split(256)]
-        acceptance = [part.acceptance for part in parts if part.acceptance is not None]
-        return Response(torch.cat([p.logits for p in parts]), torch.cat(acceptance) if acceptance else None)
+        parts = (part.clone() for part in x.split(256))
+        return asked(self.system.respond, parts, self.rng.torch(name), self.classes)
 
     def broken(self, x: Tensor) -> Tensor:
         """Return which points (n, *shape) are answered wrongly, (n,) bool; by most draws where answers vary."""
