@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help bench test lint slow perf papers clean
+.PHONY: help bench test lint slow perf strength papers clean
 
 help:
 	@echo "make bench   run the suite 'quick': a summary, a leaderboard page, an MLflow store (minutes)"
 	@echo "make test    lint, types and tests (minutes)"
 	@echo "make slow    the tests that take longer: 20 kills, every recipe that has its data"
 	@echo "make perf    timings side by side, into results/perf.md"
+	@echo "make strength  WEIGHTS=folder DATA=folder: standard beside AutoAttack (hours; goes on where it stopped)"
 	@echo "make papers  WEIGHTS=mnist.pth DATA=folder: the paper recipes"
 
 $(READY): pyproject.toml constraints.txt
@@ -38,6 +39,10 @@ slow: $(READY)
 
 perf: $(READY)
 	$(BIN)/python tests/perf.py results/perf.md
+
+strength: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python tests/strength.py --weights $(WEIGHTS) --data $(DATA)
 
 papers: $(READY)
 	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS) --data-dir $(DATA)
