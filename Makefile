@@ -13,7 +13,7 @@ help:
 	@echo "make slow    the tests that take longer: 20 kills, every recipe that has its data"
 	@echo "make perf    timings side by side, into results/perf.md"
 	@echo "make strength  WEIGHTS=folder DATA=folder: standard beside AutoAttack (hours; goes on where it stopped)"
-	@echo "make papers  WEIGHTS=mnist.pth DATA=folder: the paper recipes"
+	@echo "make papers  WEIGHTS=folder DATA=folder: the paper recipes"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,7 +45,9 @@ strength: $(READY)
 	$(BIN)/python tests/strength.py --weights $(WEIGHTS) --data $(DATA)
 
 papers: $(READY)
-	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS) --data-dir $(DATA)
+	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS)/mnist.pth --data-dir $(DATA)
+	$(BIN)/firstline reproduce advertorch-adv --weights $(WEIGHTS)/mnist_lenet5_advtrained.pt --data-dir $(DATA)
+	$(BIN)/firstline reproduce advertorch-clean --weights $(WEIGHTS)/mnist_lenet5_clntrained.pt --data-dir $(DATA)
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

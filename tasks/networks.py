@@ -1,5 +1,7 @@
 """Small reference networks."""
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -82,20 +84,22 @@ def small_cnn(shape: tuple[int, int, int], classes: int, width: int = 16, hidden
 def lenet5(classes: int = 10) -> nn.Sequential:
     """Return two 3x3 convolutions of 32 and 64 channels with max-pooling, and two linear layers, for 1x28x28.
 
-    The network of advertorch's published MNIST weights. Source: Ding, Wang & Jin 2019, arXiv:1902.07623.
+    The network of advertorch's published MNIST weights, whose names the layers have.
+    Source: Ding, Wang & Jin 2019, arXiv:1902.07623.
     """
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * 7 * 7, 200),
-        nn.ReLU(),
-        nn.Linear(200, classes),
-    )
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(1, 32, 3, padding=1),
+        "relu1": nn.ReLU(),
+        "pool1": nn.MaxPool2d(2),
+        "conv2": nn.Conv2d(32, 64, 3, padding=1),
+        "relu2": nn.ReLU(),
+        "pool2": nn.MaxPool2d(2),
+        "flatten": nn.Flatten(),
+        "linear1": nn.Linear(64 * 7 * 7, 200),
+        "relu3": nn.ReLU(),
+        "linear2": nn.Linear(200, classes),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 class _Block(nn.Module):

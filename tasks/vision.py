@@ -26,7 +26,7 @@ from firstline.benchmark.core.errors import DataProblem
 from firstline.benchmark.core.places import cache_folder
 from firstline.benchmark.core.registry import task
 from firstline.benchmark.core.training import Recipe
-from firstline.tasks.networks import mlp, resnet, small_cnn
+from firstline.tasks.networks import lenet5, mlp, resnet, small_cnn
 from firstline.tasks.splits import cause, shuffled, verified
 
 AUX = 10_000  # images of the official training set that become the attacker's
@@ -159,10 +159,11 @@ class _Grey(_TorchVision):
 
     @property
     def architectures(self) -> Mapping[str, Architecture]:
-        """The small CNN of Wong & Kolter 2018, and an MLP."""
+        """The small CNN of Wong & Kolter 2018, an MLP, and a LeNet5."""
         return {
             "small-cnn": Architecture(lambda: small_cnn(self.shape, 10), Recipe(epochs=5, rate=3e-3)),
             "mlp": Architecture(lambda: mlp(784, 10, (256, 256)), Recipe(epochs=10, rate=1e-3)),
+            "lenet5": Architecture(lenet5, Recipe(epochs=5, rate=1e-3)),
         }
 
 

@@ -68,14 +68,25 @@ class Probe:
         parts = (part.clone() for part in x.split(256))
         return asked(self.system.respond, parts, self.rng.torch(name), self.classes)
 
-    def broken(self, x: Tensor) -> Tensor:
-        """Return which points (n, *shape) are answered wrongly, (n,) bool; by most draws where answers vary."""
+    def wrong(self, x: Tensor) -> Tensor:
+        """Return the share of the draws in which points (n, *shape) are answered wrongly, (n,) in [0, 1]."""
         draws = ANSWERS if self.system.stochastic else 1
         votes = torch.zeros(len(x), device=x.device)
         for draw in range(draws):
             labels = self.ask(x, f"ask {draw}").labels
             votes += (labels != self.data.y) & (labels != REFUSED)
-        return votes > draws / 2
+        return votes / draws
+
+    def broken(self, x: Tensor) -> Tensor:
+        """Return which points (n, *shape) are answered wrongly, (n,) bool; by most draws where answers vary."""
+        return self.wrong(x) > 0.5
+
+    def surely(self, x: Tensor) -> Tensor:
+        """Return which points (n, *shape) are answered wrongly in every draw, (n,) bool.
+
+        What is held against gradients must break surely: a few lucky draws of a random system are no finding.
+        """
+        return self.wrong(x) == 1
 
     def climbed(
         self,
@@ -175,7 +186,7 @@ def strength(probe: Probe) -> dict[str, float]:
     many = {factor: probe.broken(probe.climbed(eps * factor)) for factor in RADII}
     white = many[1.0]
     more = probe.broken(probe.climbed(eps, steps=4 * STEPS, stride=STRIDE / 2))
-    one = probe.broken(probe.climbed(eps, steps=1, stride=1.0, random=False))
+    one = probe.surely(probe.climbed(eps, steps=1, stride=1.0, random=False))
     reached = white | more
     kept = [1 - _share(broken) for broken in many.values()]
     low, high = probe.space.box(probe.data.x)
@@ -190,7 +201,7 @@ def strength(probe: Probe) -> dict[str, float]:
         "flat_loss": _flat(probe, reached),
     }
     if probe.threat.goal in SEARCHED:
-        found["black_box_gain"] = _share(probe.broken(searched(probe)) & ~reached)
+        found["black_box_gain"] = _share(probe.surely(searched(probe)) & ~reached)
     return found
 
 
@@ -209,7 +220,7 @@ def noisy(probe: Probe) -> Tensor:
         points = region.random(generator)
         if draw % 2:
             points = region.step(region.centre, points - region.centre, region.eps)
-        broken |= probe.broken(region.snap(points))
+        broken |= probe.surely(region.snap(points))
     return broken
 
 

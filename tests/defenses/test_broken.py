@@ -7,18 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from firstline.attacks.evasion.pgd import PGD
+from firstline.attacks.evasion.standard import Standard
 from firstline.attacks.evasion.uniform_noise import UniformNoise
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import Defense, Evasion, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.protocols.gate import EXAMPLES, Probe, figures
+from firstline.defenses.adversarial_training import AdversarialTraining
 from firstline.defenses.distillation import DefensiveDistillation, soft_cross_entropy
+from firstline.defenses.input_noise import InputNoise
 from firstline.defenses.k_winners import KWinners, KWinnersTakeAll
 from firstline.defenses.logit_scaling import LogitScaling
 from firstline.defenses.none import NoDefense
@@ -286,3 +291,26 @@ def test_winners_mislead_one_gradient_and_fall_to_many_starts_and_to_noise(winne
     assert many < 0.2
     noise = UniformNoise(draws=100)
     assert standing(winners, noise) < standing(plain, noise) - 0.1
+
+
+def verdict(system: System, norm: str = "linf") -> str:
+    """What the gate says of a system under the task's usual radius."""
+    right = (labels(system, TEST.x) == TEST.y).nonzero().squeeze(1)[:EXAMPLES]
+    threat = Threat.parse(f"evasion/white/{norm}:{TASK.eps[norm]}")
+    return judge(figures(Probe(system, TEST.rows(right), threat, TASK.space, 10, Streams(0)))).verdict
+
+
+@pytest.mark.parametrize("cls", BROKEN)
+def test_each_fails_the_gate_or_falls_to_standard_as_if_undefended(cls, plain):
+    system = fit(cls())
+    assert verdict(system) == "fail" or standing(system, Standard()) <= standing(plain, Standard()) + 0.05
+
+
+def test_resizing_that_is_not_declared_fails_the_gate(plain):
+    assert verdict(RandomResizing(declared=False).deploy(plain, TASK)) == "fail"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("defense", [NoDefense(), AdversarialTraining(), InputNoise()], ids=str)
+def test_honest_systems_never_fail_the_gate(defense, norm):
+    assert verdict(fit(defense), norm) != "fail"
