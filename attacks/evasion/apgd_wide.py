@@ -6,6 +6,7 @@ short ascent from outside finds what long ones from inside miss (results/strengt
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class APGDWide(Evasion):
     stands.
     """
 
-    needs = ("gradients",)
-    goals = ("linf", "l2", "l1")
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+    goals: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     steps: int = 36
     restarts: int = 16

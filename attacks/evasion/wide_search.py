@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from firstline.attacks.evasion.apgd_wide import APGDWide
-from firstline.benchmark.core.contracts import Evasion
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.random_search import square_search
 from firstline.benchmark.core.registry import attack
@@ -20,23 +19,20 @@ from firstline.benchmark.core.target import Target
 
 @attack("wide-search", version=1)
 @dataclass(frozen=True)
-class WideSearch(Evasion):
+class WideSearch(APGDWide):
     """Climb as `apgd-wide` does, then change random squares of the best point: see `square`.
 
-    steps, restarts, radii and loss are those of `apgd-wide`, queries those of the search.
+    queries are those of the search; the other settings are those of `apgd-wide`.
     """
 
     needs = ("gradients", "scores")
     goals = ("linf", "l2")
 
-    steps: int = 36
     restarts: int = 8
-    radii: tuple[float, ...] = (3.0, 5.0)
     loss: str = "ce"
     queries: int = 500
 
     def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         """Return x (n, *shape) moved inside its ball so that labels y (n,) fit it badly."""
-        wide = APGDWide(steps=self.steps, restarts=self.restarts, radii=self.radii, loss=self.loss)
-        best = wide.perturb(target, x, y, region, rng)
+        best = super().perturb(target, x, y, region, rng)
         return square_search(target, x, y, region, rng, queries=self.queries, start=best)[0]
