@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 
 .PHONY: help bench test lint slow perf strength papers clean
 
@@ -11,7 +12,7 @@ help:
 	@echo "make bench   run the suite 'quick': a summary, a leaderboard page, an MLflow store (minutes)"
 	@echo "make test    lint, types and tests (minutes)"
 	@echo "make slow    the tests that take longer: 20 kills, every recipe that has its data"
-	@echo "make perf    timings side by side, into results/perf.md"
+	@echo "make perf  [WEIGHTS=folder DATA=folder]: timings; with the folders, our attacks beside other libraries'"
 	@echo "make strength  WEIGHTS=folder DATA=folder: standard beside AutoAttack (hours; goes on where it stopped)"
 	@echo "make papers  WEIGHTS=folder DATA=folder: the paper recipes"
 
@@ -39,9 +40,11 @@ slow: $(READY)
 
 perf: $(READY)
 	$(BIN)/python tests/perf.py results/perf.md
+	$(if $(DATA),@$(PEERS) && $(BIN)/python -m pip install --quiet --no-deps torchattacks adv-lib)
+	$(if $(DATA),$(BIN)/python tests/peers.py --weights $(WEIGHTS) --data $(DATA))
 
 strength: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	@$(PEERS)
 	$(BIN)/python tests/strength.py --weights $(WEIGHTS) --data $(DATA)
 
 papers: $(READY)

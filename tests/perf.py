@@ -36,10 +36,14 @@ from firstline.tasks.networks import small_cnn
 FIRSTLINE = str(Path(sys.executable).with_name("firstline"))
 
 
-def hand_written_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, stride: float) -> Tensor:
+def hand_written_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, stride: float, start: bool = True
+) -> Tensor:
     """The loop that one writes in a notebook, with frozen parameters."""
-    adv = x + torch.empty_like(x).uniform_(-eps, eps, generator=torch.Generator().manual_seed(0))
-    adv = adv.clamp(0, 1)
+    adv = x
+    if start:
+        adv = x + torch.empty_like(x).uniform_(-eps, eps, generator=torch.Generator().manual_seed(0))
+        adv = adv.clamp(0, 1)
     for _ in range(steps):
         adv = adv.detach().requires_grad_()
         loss = cross_entropy(model(adv), y)

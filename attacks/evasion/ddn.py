@@ -14,21 +14,23 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import Target
 
 
-@attack("ddn", version=1)
+@attack("ddn", version=2)
 @dataclass(frozen=True)
 class DDN(MinimalNorm):
     """Step uphill, then set the length: gamma shorter where the last point fooled, gamma longer where not.
 
-    The first steps are as long as the box is wide, the last a hundredth of that. The length to begin with is
-    what a linear system would need, and at most radius, in input units: the paper begins with that. The gradient is that of the log-odds, which has the direction of the paper's
-    cross-entropy. Points are rounded where the task has a grid, and nowhere else.
+    The first steps are as long as the box is wide, the last a hundredth of that. gamma falls to a thousandth
+    along half a cosine, where the paper's stays at 0.05: far first, then close. The length to begin with is
+    what a linear system would need, and at most radius, in input units: the paper begins with that. The
+    gradient is that of the log-odds, which has the direction of the paper's cross-entropy. Points are rounded
+    where the task has a grid, and nowhere else.
     """
 
     needs = ("gradients",)
     goals = ("l2",)
 
     steps: int = 100
-    gamma: float = 0.05
+    gamma: float = 0.2
     radius: float = 1.0
 
     def minimise(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
@@ -42,7 +44,8 @@ class DDN(MinimalNorm):
         radius = torch.minimum(farthest, slope.loss.abs() / rise).clamp_max(self.radius)
         for step in range(self.steps - 1):
             delta += unit(slope.gradient) * cosine(step, self.steps, width, width / 100)
-            radius = radius * torch.where(slope.broken, 1 - self.gamma, 1 + self.gamma)
+            gamma = cosine(step, self.steps, self.gamma, 0.001)
+            radius = radius * torch.where(slope.broken, 1 - gamma, 1 + gamma)
             radius = radius.minimum(farthest)
             delta *= column(radius / length(delta, "l2").clamp_min(TINY), delta)
             torch.clamp(delta, search.low, search.high, out=delta)

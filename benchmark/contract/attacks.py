@@ -118,7 +118,7 @@ def leaves_the_system(attack: Evasion, folder: Path | None) -> None:
 
 @applies_to(Evasion)
 def strength(attack: Evasion, folder: Path | None) -> None:
-    """Breaks what noise breaks; with gradients, what a linear system can lose at all."""
+    """Breaks what noise breaks; ours, with gradients, what a linear system can lose at all."""
     for goal in attack.goals:
         test, found, target = _evade(attack, goal, EPS[goal], n=256)
         kept = (Blobs().best().respond(found, torch.Generator()).labels == test.y).float().mean().item()
@@ -130,7 +130,9 @@ def strength(attack: Evasion, folder: Path | None) -> None:
         assert int(target.queries.sum() + target.gradients.sum()) > 0, (
             f"{goal}: it asked nothing of the system"
         )
-        if "gradients" in attack.needs:
+        if (
+            "gradients" in attack.needs and "peer" not in attack.tags
+        ):  # how good theirs are is not ours to promise
             possible = 1 - Blobs().broken(test.x, test.y, goal, EPS[goal]).float().mean().item()
             assert kept <= possible + 0.02, f"{goal}: accuracy {kept:.2f}, where {possible:.2f} is possible"
 
