@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from firstline.benchmark.core.contracts import Attack, Evasion, MinimalNorm
 from firstline.benchmark.core.data import InputSpace
-from firstline.benchmark.core.errors import FirstlineError, SystemFailed
+from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.norms import column
 from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import INVALID, REFUSED
-from firstline.benchmark.core.target import Target, checked
+from firstline.benchmark.core.target import Target
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as AutoAttack and torchattacks write them
 SPARE = 4  # queries that a library asks besides those of its setting: clean inputs, starts, a last look
@@ -124,7 +124,7 @@ class Peer(Attack, ABC):
             # Named by the first example, so that with batch=1 an example's chance is its own.
             streams = rng.child(str(int(region.rows[some[0]])))
             images = ((x[some] - low) / span).reshape(len(some), *_canvas(target.space))
-            model = Metered(target, some, y[some], streams, self.row.needs, images.dtype)
+            model = Metered(target, some, y[some], self.row.needs, images.dtype)
             call = Call(y[some].clone(), free, region.norm, target.classes, dict(settings))
             with _abroad(streams.integer("global")):
                 library = import_module(self.library.package)
@@ -181,14 +181,12 @@ class Metered(nn.Module):
     or its answers to be averaged, no library knows.
     """
 
-    def __init__(
-        self, target: Target, rows: Tensor, y: Tensor, rng: Streams, needs: str, kind: torch.dtype
-    ) -> None:
+    def __init__(self, target: Target, rows: Tensor, y: Tensor, needs: str, kind: torch.dtype) -> None:
         super().__init__()
         # Libraries look at a parameter to learn the device.
         self.anchor = nn.Parameter(torch.zeros(0, device=y.device, dtype=kind), requires_grad=False)
         self.target, self.rows, self.y, self.needs = target, rows, y, needs
-        self.noise, self.turn = rng.torch("answers"), 0
+        self.turn = 0
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -196,36 +194,17 @@ class Metered(nn.Module):
         target, turns = self.target, self._deal(len(images))
         low, span = _range(target.space, "a library")
         points = (low + images.to(self.anchor.dtype) * span).reshape(len(images), *target.space.shape)
-        if self.needs == "gradients" and torch.is_grad_enabled() and points.requires_grad:
-            nearest = target.space.round(points.detach())
-            return self._climbable(nearest + (points - points.detach()), self.rows[turns])
-        points = target.space.round(points.detach())
+        nearest = target.space.round(points.detach())
+        if self.needs == "gradients":
+            if points.requires_grad:
+                nearest = nearest + (points - points.detach())
+            return target.logits(nearest, self.rows[turns])
         if self.needs == "scores":
-            return target.scores(points, self.rows[turns]).logits
-        if self.needs == "labels":
-            labels = target.labels(points, self.rows[turns])
-            labels = torch.where(labels == REFUSED, self.y[turns], labels)
-            labels = torch.where(labels == INVALID, (self.y[turns] + 1) % target.classes, labels)
-            return nn.functional.one_hot(labels, target.classes).to(points)
-        target._charge(target.queries, len(points), self.rows[turns], target.threat.queries)
-        with torch.no_grad():
-            return checked(target.system.respond, points, self.noise, target.classes).logits
-
-    def _climbable(self, points: Tensor, rows: Tensor) -> Tensor:
-        target, ways = self.target, 0
-
-        def back(gradient: Tensor) -> None:
-            nonlocal ways
-            ways += 1
-            if ways > 1:
-                target._charge(target.gradients, len(rows), rows, None)
-
-        target._charge(target.gradients, len(rows), rows, None)
-        logits = checked(target.system.surrogate, points, self.noise, target.classes).logits
-        if not logits.requires_grad:
-            raise SystemFailed("the system gives no gradient; give it a differentiable surrogate (BPDA)")
-        logits.register_hook(back)
-        return logits
+            return target.scores(nearest, self.rows[turns]).logits
+        labels = target.labels(nearest, self.rows[turns])
+        labels = torch.where(labels == REFUSED, self.y[turns], labels)
+        labels = torch.where(labels == INVALID, (self.y[turns] + 1) % target.classes, labels)
+        return nn.functional.one_hot(labels, target.classes).to(points)
 
     def _deal(self, count: int) -> Tensor:
         """Return which of the examples (count,) pay for a batch of so many images."""

@@ -19,9 +19,8 @@ from firstline.benchmark.core.threat import Threat
 DRAWS = (
     8  # draws of a stochastic system that one gradient averages over (EOT, Athalye et al. 2018, section 4)
 )
-
-
 REFUSAL = 64.0  # between the loss of a right answer and that of a wrong one which is refused
+NO_GRADIENT = "the system gives no gradient; give it a differentiable surrogate (BPDA)"
 
 
 def checked(
@@ -217,9 +216,7 @@ class Target:
                 answer = self._respond(self._system.surrogate, leaf)
                 losses = heed_refusals(loss(answer.logits, y), answer, truth(y))
                 if not losses.requires_grad:
-                    raise SystemFailed(
-                        "the system gives no gradient; give it a differentiable surrogate (BPDA)"
-                    )
+                    raise SystemFailed(NO_GRADIENT)
                 (gradient,) = torch.autograd.grad(losses.sum(), leaf)
             losses = losses.detach()
             total, height = (
@@ -232,6 +229,32 @@ class Target:
         with torch.no_grad():
             labels = (self._respond(self._system.respond, x) if self._system.stands_in else answer).labels
         return Slope(total, (labels != truth(y)) & (labels != REFUSED), height)
+
+    def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return logits (k, classes) of x (k, *shape), for an attack that goes back through them by itself.
+
+        Where x asks for a gradient they are those of the differentiable stand-in, and every way back through
+        them is charged as one gradient, the first of them at once; elsewhere they are the system's own, at a
+        query. A system that refuses or is random answers as it is: no acceptance, and one draw. Raises
+        SystemFailed where there is no gradient.
+        """
+        self._need("gradients")
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self._ask(x, rows).logits
+        self._charge(self.gradients, len(x), rows, None)
+        logits = self._respond(self._system.surrogate, x).logits
+        if not logits.requires_grad:
+            raise SystemFailed(NO_GRADIENT)
+        paid = True
+
+        def back(gradient: Tensor) -> None:
+            nonlocal paid
+            if not paid:
+                self._charge(self.gradients, len(x), rows, None)
+            paid = False
+
+        logits.register_hook(back)
+        return logits
 
     @property
     def system(self) -> System:

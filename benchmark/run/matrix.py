@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def use(card: Card, ref: Ref) -> Use:
 
 
 def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str | None:
-    """Return why these don't fit together, or None."""
+    """Return why these don't fit together, or can't run here, or None."""
     if threat.vector not in VERSIONS:
         return f"no protocol measures {threat.vector} yet"
     if threat.goal not in attack.facts["goals"]:
@@ -108,6 +109,9 @@ def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str
     for item in [attack, *stack]:
         if task.facts["inputs"] not in item.facts["inputs"]:
             return f"{item.name} handles {', '.join(item.facts['inputs'])} inputs; {task.name} has {task.facts['inputs']}"
+    package = attack.facts.get("package")
+    if package and find_spec(package) is None:
+        return f"{attack.name} needs {package}, which is not installed: {attack.facts['install']}"
     trainers = [card.name for card in stack if {"build", "train"} & set(card.facts["hooks"])]
     if len(trainers) > 1:
         return f"{' and '.join(trainers)} both train the network; a stack has one trainer"

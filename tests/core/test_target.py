@@ -93,6 +93,7 @@ DOORS = {
     "labels": lambda t: t.labels(X),
     "scores": lambda t: t.scores(X),
     "slope": lambda t: t.slope(X, Y),
+    "logits": lambda t: t.logits(X),
     "system": lambda t: t.system,
     "architecture": lambda t: t.architecture(),
     "train": lambda t: t.train,
@@ -100,8 +101,8 @@ DOORS = {
     "defense": lambda t: t.defense,
 }
 OPEN = {
-    WHITE: "labels scores slope system architecture train aux defense",
-    WHITE + ",answers=labels": "labels slope system architecture train aux defense",
+    WHITE: "labels scores slope logits system architecture train aux defense",
+    WHITE + ",answers=labels": "labels slope logits system architecture train aux defense",
     GRAY: "labels scores architecture train aux",
     GRAY + ",defense=known,train=0": "labels scores architecture aux defense",
     BLACK: "labels scores",
@@ -117,7 +118,7 @@ def test_an_attack_gets_what_its_threat_model_grants_and_nothing_else(threat, na
     if name in OPEN[threat].split():
         assert DOORS[name](target) is not None
         return
-    asked = {"slope": "gradients", "system": "gradients"}.get(name, name)
+    asked = "gradients" if name in ("slope", "logits", "system") else name
     with pytest.raises(AccessDenied) as caught:
         DOORS[name](target)
     said = str(caught.value)
@@ -143,6 +144,20 @@ def test_queries_and_gradients_are_counted_per_example_whatever_the_batch_size(b
     target.slope(X, Y)
     assert target.queries.tolist() == [2, 2, 1, 4]
     assert target.gradients.tolist() == [1, 1, 2, 1]
+
+
+def test_logits_cost_a_query_without_a_gradient_and_a_gradient_for_every_way_back():
+    target, x = door(Linear()), X.clone().requires_grad_()
+    assert torch.equal(target.logits(X), linear(X))
+    with torch.no_grad():
+        target.logits(x)
+    assert (target.queries.tolist(), target.gradients.tolist()) == ([2] * 4, [0] * 4)
+    logits = target.logits(x[:2], torch.tensor([0, 2]))
+    assert target.gradients.tolist() == [1, 0, 1, 0]
+    for paid in (1, 2, 3):
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), x, retain_graph=True)
+        assert gradient.any()
+        assert target.gradients.tolist() == [paid, 0, paid, 0]
 
 
 def test_without_examples_there_is_one_counter_for_all():

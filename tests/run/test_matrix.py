@@ -19,8 +19,8 @@ def card(kind, name, *settings, **facts):
     return Card(kind, name, 1, (), "", "", "", "", "", 0, f"code of {name}", settings, facts)
 
 
-def attack(name, vector, needs, goals, inputs=("real",), settings=()):
-    return card("attack", name, *settings, vector=vector, needs=needs, goals=goals, inputs=inputs)
+def attack(name, vector, needs, goals, inputs=("real",), settings=(), **facts):
+    return card("attack", name, *settings, vector=vector, needs=needs, goals=goals, inputs=inputs, **facts)
 
 
 def defense(name, *hooks, inputs=("real", "tokens")):
@@ -38,6 +38,7 @@ CARDS = [
     defense("blur", "deploy", inputs=("real",)),
     attack("climb", "evasion", ["gradients"], ["linf", "l2"], settings=[Setting("steps", "int", 40)]),
     attack("guess", "evasion", ["labels"], ["linf"]),
+    attack("borrowed", "evasion", ["labels"], ["linf"], package="no_such", install="pip install no-such"),
     attack("flip", "poisoning", ["train"], ["availability"], inputs=("real", "tokens")),
     attack("copy", "extraction", ["scores"], ["scores"]),
 ]
@@ -171,6 +172,11 @@ def test_a_rule_that_excludes_nothing_known_is_explained(rule):
             block(defenses="sober+blur+harder"),
             "sober and harder both train the network; a stack has one trainer",
             id="two trainers",
+        ),
+        pytest.param(
+            block(attacks="borrowed"),
+            "borrowed needs no_such, which is not installed: pip install no-such",
+            id="no library",
         ),
         pytest.param(
             block(attacks="copy", threats="extraction/black/scores:1k"),
