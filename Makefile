@@ -11,7 +11,7 @@ PEERS := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c con
 help:
 	@echo "make bench   run the suite 'quick': a summary, a leaderboard page, an MLflow store (minutes)"
 	@echo "make test    lint, types and tests (minutes)"
-	@echo "make slow    the tests that take longer: 20 kills, every recipe that has its data"
+	@echo "make slow  [WEIGHTS=folder DATA=folder]: the tests that take longer"
 	@echo "make perf  [WEIGHTS=folder DATA=folder]: timings; with the folders, our attacks beside other libraries'"
 	@echo "make strength  WEIGHTS=folder DATA=folder: standard beside AutoAttack (hours; goes on where it stopped)"
 	@echo "make papers  WEIGHTS=folder DATA=folder: the paper recipes"
@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/pytest -q -n 2 -m "not slow and not gpu"
 
 slow: $(READY)
-	$(BIN)/pytest -q -m slow
+	$(if $(DATA),FIRSTLINE_DATA=$(DATA) FIRSTLINE_WEIGHTS=$(WEIGHTS)) $(BIN)/pytest -q -m slow
 
 perf: $(READY)
 	$(BIN)/python tests/perf.py results/perf.md

@@ -6,10 +6,11 @@ of it, and the CPU time; what is compared is what stands between two lines of th
 
     python tests/peers.py --data FOLDER --weights FOLDER [--only pgd,auto-pgd,minimal-norm,square,hop-skip-jump]
 
-The table is written to results/peers.md when all of them ran.
+What was measured is kept in results/peers.json, section by section; the table in results/peers.md is made from it.
 """
 
 import argparse
+import json
 import sys
 import time
 import types
@@ -185,10 +186,21 @@ class Contest:
     matched: Callable[[int], Attack] | None = None
 
 
-COLUMNS = "attack, model, threat, whose, inputs per example, robust accuracy, median distance, curve area, CPU s, ours / theirs"
+COLUMNS = (
+    "attack",
+    "model",
+    "threat",
+    "whose",
+    "inputs per example",
+    "robust accuracy",
+    "median distance",
+    "curve area",
+    "CPU s",
+    "ours / theirs",
+)
 
 
-def held(contest: Contest, module: nn.Module, data: Data) -> list[tuple[str, ...]]:
+def held(contest: Contest, module: nn.Module, data: Data) -> list[list[str]]:
     """Run all sides, and return a row of COLUMNS for each."""
     rounds: list[dict[str, Ran]] = []
     for _ in range(contest.rounds):
@@ -203,22 +215,21 @@ def held(contest: Contest, module: nn.Module, data: Data) -> list[tuple[str, ...
     for who, side in rounds[0].items():
         far = distances(module, side.found, data, contest.norm)
         far = torch.where(right, far, 0.0)
-        row = {
-            "attack": contest.attack,
-            "model": contest.model,
-            "threat": f"{contest.norm} {contest.eps:g}",
-            "whose": who,
-            "inputs per example": f"{side.inputs:.0f}",
-            "robust accuracy": f"{100 * float((far > radius).float().mean()):.1f}",
-            "median distance": f"{float(far[right].median()):.4f}" if contest.closest else "-",
-            "curve area": f"{float(far.clamp_max(top).mean()) / top:.4f}" if contest.closest else "-",
-            "CPU s": f"{median(sides[who].seconds for sides in rounds):.2f}",
-            "ours / theirs": "-",
-        }
-        if who != "ours":
-            ratio = median(sides["ours"].seconds / sides[who].seconds for sides in rounds)
-            row["ours / theirs"] = f"{ratio:.2f}"
-        rows.append(tuple(row.values()))
+        ratio = median(sides["ours"].seconds / sides[who].seconds for sides in rounds)
+        rows.append(
+            [
+                contest.attack,
+                contest.model,
+                f"{contest.norm} {contest.eps:g}",
+                who,
+                f"{side.inputs:.0f}",
+                f"{100 * float((far > radius).float().mean()):.1f}",
+                f"{float(far[right].median()):.4f}" if contest.closest else "-",
+                f"{float(far.clamp_max(top).mean()) / top:.4f}" if contest.closest else "-",
+                f"{median(sides[who].seconds for sides in rounds):.2f}",
+                "-" if who == "ours" else f"{ratio:.2f}",
+            ]
+        )
     return rows
 
 
@@ -345,17 +356,16 @@ def hop_skip_jump() -> Iterator[Contest]:
         for norm in ("l2", "linf"):
             eps = getattr(CASES[model], norm)
             peers = {
-                "Foolbox": of_foolbox("HopSkipJumpAttack", steps=9, constraint=norm),
-                "ART": of_art("HopSkipJump", norm=ORDER[norm], max_iter=9, batch_size=1),
+                "Foolbox": (256, of_foolbox("HopSkipJumpAttack", steps=9, constraint=norm)),
+                "ART": (64, of_art("HopSkipJump", norm=ORDER[norm], max_iter=9, batch_size=1)),
             }
-            for who, attack in peers.items():
 
-                def mine(queries: int, norm: str = norm, eps: float = eps) -> Attack:
-                    return ours(HopSkipJump(queries=queries), norm, eps, "black")
+            def mine(queries: int, norm: str = norm, eps: float = eps) -> Attack:
+                return ours(HopSkipJump(queries=queries), norm, eps, "black")
 
-                yield Contest(
-                    "HopSkipJump", model, norm, eps, {who: attack}, closest=True, examples=64, matched=mine
-                )
+            for who, (examples, attack) in peers.items():
+                sides = {who: attack}
+                yield Contest("HopSkipJump", model, norm, eps, sides, True, examples=examples, matched=mine)
 
 
 SECTIONS = {
@@ -398,6 +408,32 @@ defaults, but for the steps. `digits` is the network of that task, undefended, w
 """
 
 
+def behind(rows: list[list[str]]) -> Iterator[str]:
+    """Yield where another side of the same contest found more, or came closer."""
+    mine: list[str] = []
+    for row in rows:
+        mine = row if row[3] == "ours" else mine
+        worse = [
+            f"{what} {me} against {other}"
+            for what, me, other in zip(COLUMNS[5:8], mine[5:8], row[5:8], strict=True)
+            if me != "-" and float(other) < float(me)
+        ]
+        if worse:
+            yield f"- {row[0]}, `{row[1]}`, {row[2]}: {', '.join(worse)} ({row[3]})"
+
+
+def page(measured: dict[str, list[list[str]]]) -> str:
+    """Return the results as Markdown."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))
+    lines = INTRODUCTION.format(versions=versions, curve=CURVE).splitlines()
+    for section in [name for name in SECTIONS if name in measured]:
+        lines += ["", f"## {section}", "", f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+        lines += [f"| {' | '.join(row)} |" for row in measured[section]]
+    lines += ["", "## Where another library found more or came closer", ""]
+    found = [line for rows in measured.values() for line in behind(rows)]
+    return "\n".join([*lines, *(found or ["Nowhere."])]) + "\n"
+
+
 def main() -> None:
     """Measure, print, and write the table if everything was measured."""
     parser = argparse.ArgumentParser(
@@ -409,18 +445,18 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     catalog.load()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))
-    lines = INTRODUCTION.format(versions=versions, curve=CURVE).splitlines()
-    names = COLUMNS.split(", ")
+    place = RESULTS / "peers.json"
+    measured = json.loads(place.read_text()) if place.is_file() else {}
     for section in given.only.split(","):
-        lines += ["", f"## {section}", "", f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+        rows: list[list[str]] = []
         for contest in SECTIONS[section]():
             for row in held(contest, *arena(contest.model, contest.examples, given)):
-                lines.append(f"| {' | '.join(row)} |")
-                sys.stdout.write(f"{lines[-1]}\n")
+                rows.append(row)
+                sys.stdout.write(f"| {' | '.join(row)} |\n")
                 sys.stdout.flush()
-    if given.only == ",".join(SECTIONS):
-        (RESULTS / "peers.md").write_text("\n".join(lines) + "\n")
+        measured[section] = rows
+        place.write_text(json.dumps(measured, indent=0) + "\n")
+        (RESULTS / "peers.md").write_text(page(measured))
 
 
 if __name__ == "__main__":
