@@ -40,8 +40,8 @@ def outdone(table: Met, others: Iterable[Met]) -> list[str]:
         standing = _together(systems.get(defense, {}) for systems in white)
         for threat, systems in less:
             spared = {seed: _spared(verdicts) for seed, verdicts in systems.get(defense, {}).items()}
-            held, kept = paired(standing, spared)
-            share = float((held & ~kept).mean()) if len(held) else 0.0
+            stood, left = paired(standing, spared)
+            share = float((stood.held & ~left.held).mean()) if len(stood.held) else 0.0
             if LIMIT.verdict(share) != "pass":
                 found.append(_warning(defense, str(threat), share))
     return found

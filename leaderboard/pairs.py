@@ -1,4 +1,4 @@
-"""Two defenses on the same examples: paired differences under every evasion threat that both met."""
+"""Defenses two by two on the same examples: paired differences under every evasion threat that both met."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,12 +8,17 @@ import numpy as np
 from firstline.benchmark.core.record import Record
 from firstline.benchmark.metrics.rates import holm, mcnemar
 from firstline.leaderboard.table import Outcomes
-from firstline.leaderboard.worst_case import Bools, Verdicts, judge, paired, worst
+from firstline.leaderboard.worst_case import Verdicts, judge, paired, worst
 
 
 class Difference(NamedTuple):
-    """One task and threat: both shares that hold in the worst case, who alone holds how often, and Holm's p."""
+    """Two defenses, a task and a threat: both shares that hold in the worst case, who alone holds how often, Holm's p.
 
+    clean_first and clean_second are the shares of the same examples that are answered right unattacked.
+    """
+
+    a: str
+    b: str
     task: str
     threat: str
     n: int
@@ -21,13 +26,18 @@ class Difference(NamedTuple):
     second: float
     only_first: int
     only_second: int
+    clean_first: float
+    clean_second: float
     p: float
 
 
-def differences(records: Iterable[Record], outcomes: Outcomes, a: str, b: str) -> list[Difference]:
-    """Return where the defenses a and b differ, over evasion records with numbers.
+def differences(
+    records: Iterable[Record], outcomes: Outcomes, pairs: Iterable[tuple[str, str]]
+) -> list[Difference]:
+    """Return where the defenses of each pair differ, over evasion records with numbers.
 
-    p is McNemar's exact test, corrected by Holm over the result. Raises FirstlineError for damaged outcomes.
+    p is McNemar's exact test, corrected by Holm over the whole result. Raises FirstlineError for damaged
+    outcomes.
     """
     # Of two records for one place, such as before and after an edit of the defense, the newer counts.
     newest = {
@@ -35,12 +45,13 @@ def differences(records: Iterable[Record], outcomes: Outcomes, a: str, b: str) -
         for r in sorted(records, key=lambda r: (r.provenance.ended, r.key))
     }
     met = []
-    for place in sorted({key[:3] for key in newest}):
-        here = [record for key, record in newest.items() if key[:3] == place]
-        first, second = paired(_worst_cases(here, outcomes, a), _worst_cases(here, outcomes, b))
-        if len(first):
-            met.append((place[0], place[1], first, second))
-    tests = holm(np.array([mcnemar(first, second) for _, _, first, second in met]))
+    for a, b in pairs:
+        for place in sorted({key[:3] for key in newest}):
+            here = [record for key, record in newest.items() if key[:3] == place]
+            first, second = paired(_worst_cases(here, outcomes, a), _worst_cases(here, outcomes, b))
+            if len(first.held):
+                met.append((a, b, place, first, second))
+    tests = holm(np.array([mcnemar(first.held, second.held) for *_, first, second in met]))
     return [_difference(*pair, float(p)) for pair, p in zip(met, tests, strict=True)]
 
 
@@ -52,7 +63,19 @@ def _worst_cases(records: Iterable[Record], outcomes: Outcomes, defense: str) ->
     return {seed: worst(verdicts) for seed, verdicts in by_seed.items()}
 
 
-def _difference(task: str, threat: str, first: Bools, second: Bools, p: float) -> Difference:
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    shares = float(first.mean()), float(second.mean())
-    return Difference(task, threat, len(first), *shares, only_first, only_second, p)
+def _difference(
+    a: str, b: str, place: tuple[str, str, int], first: Verdicts, second: Verdicts, p: float
+) -> Difference:
+    return Difference(
+        a,
+        b,
+        *place[:2],
+        n=len(first.held),
+        first=float(first.held.mean()),
+        second=float(second.held.mean()),
+        only_first=int((first.held & ~second.held).sum()),
+        only_second=int((second.held & ~first.held).sum()),
+        clean_first=float(first.right.mean()),
+        clean_second=float(second.right.mean()),
+        p=p,
+    )

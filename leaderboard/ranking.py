@@ -48,5 +48,6 @@ def told_apart(systems: Mapping[str, Mapping[int, Verdicts]]) -> set[frozenset[s
     McNemar's exact test on the examples that both were attacked on, with Holm's correction over all pairs.
     """
     pairs = list(combinations(sorted(systems), 2))
-    p = np.array([mcnemar(*paired(systems[a], systems[b])) for a, b in pairs], dtype=np.float64)
+    met = [paired(systems[a], systems[b]) for a, b in pairs]
+    p = np.array([mcnemar(a.held, b.held) for a, b in met], dtype=np.float64)
     return {frozenset(pair) for pair, adjusted in zip(pairs, holm(p), strict=True) if adjusted < LEVEL}

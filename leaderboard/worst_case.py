@@ -66,11 +66,24 @@ def worst(attacks: Mapping[str, Verdicts]) -> Verdicts:
     return Verdicts(start.ids, right, held)
 
 
-def paired(a: Mapping[int, Verdicts], b: Mapping[int, Verdicts]) -> tuple[Bools, Bools]:
-    """Return whether a and b (verdicts by seed) held, on the examples that both have under the same seed."""
-    left, right = [np.zeros(0, np.bool_)], [np.zeros(0, np.bool_)]
+def paired(a: Mapping[int, Verdicts], b: Mapping[int, Verdicts]) -> tuple[Verdicts, Verdicts]:
+    """Return the verdicts of a and b (by seed) on the examples that both have under the same seed, one after another."""
+    left, right = [_NONE], [_NONE]
     for seed in sorted(a.keys() & b.keys()):
         _, at, bt = np.intersect1d(a[seed].ids, b[seed].ids, assume_unique=True, return_indices=True)
-        left.append(a[seed].held[at])
-        right.append(b[seed].held[bt])
-    return np.concatenate(left), np.concatenate(right)
+        left.append(_rows(a[seed], at))
+        right.append(_rows(b[seed], bt))
+    return _joined(left), _joined(right)
+
+
+_NONE = Verdicts(np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0, np.bool_))
+
+
+def _rows(verdicts: Verdicts, rows: Ints) -> Verdicts:
+    return Verdicts(verdicts.ids[rows], verdicts.right[rows], verdicts.held[rows])
+
+
+def _joined(parts: list[Verdicts]) -> Verdicts:
+    return Verdicts(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "right", "held"))
+    )

@@ -2,7 +2,7 @@
 
 Needs the extra `peers`, MNIST in a data folder, and the published weights (see results/strength.md). What was
 measured is kept per model, norm and part in results/strength/, so that an interrupted run goes on; what was
-measured with another version of `standard` is measured again. Usage:
+measured with other members of `standard` is measured again. Usage:
 
     python tests/strength.py --data FOLDER --weights FOLDER [--models none,wong] [--norms linf,l2] [--parts 0,1,2,3]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from firstline.attacks.evasion.standard import Standard
+from firstline.attacks.evasion.standard import MEMBERS, Standard
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.contracts import Defense
 from firstline.benchmark.core.data import Data, InputSpace
@@ -130,6 +130,11 @@ CASES = {
 }
 
 
+def members(norm: str) -> list[str]:
+    """What `standard` consists of, versions included: rows of anything else are measured again."""
+    return [f"{member}, version {member.version}" for member in MEMBERS[norm]]
+
+
 def ours(module: nn.Module, data: Data, norm: str, eps: float) -> Tensor:
     """What `standard` makes of the examples."""
     threat = Threat.parse(f"evasion/white/{norm}:{eps}")
@@ -165,7 +170,7 @@ def measure(
     case = CASES[name]
     eps = getattr(case, norm)
     row: dict[str, object] = {"model": name, "norm": norm, "eps": eps, "part": part}
-    row["standard"], row["beside"] = Standard.version, kept is None
+    row["members"], row["beside"] = members(norm), kept is None
     sides = [("ours", ours)] if kept else [("ours", ours), ("autoattack", theirs)]
     with torch.no_grad():
         right = module(data.x).argmax(1) == data.y
@@ -253,7 +258,7 @@ def main() -> None:
             for norm in given.norms.split(","):
                 place = folder / f"{name}-{norm}-{part}.json"
                 kept = json.loads(place.read_text()) if place.is_file() else None
-                if kept and kept.get("standard") == Standard.version:
+                if kept and kept.get("members") == members(norm):
                     continue
                 module = CASES[name].build(given.data, given.weights).eval().requires_grad_(False)
                 rows = drawn.rows(torch.arange(PART * part, PART * (part + 1)))
@@ -266,7 +271,7 @@ def main() -> None:
                 sys.stdout.flush()
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     (RESULTS / "strength.md").write_text(
-        table([row for row in found if row.get("standard") == Standard.version])
+        table([row for row in found if row.get("members") == members(row["norm"])])
     )
 
 

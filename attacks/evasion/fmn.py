@@ -1,7 +1,8 @@
 """Fast minimum norm. Source: Pintor et al. 2021, arXiv:2102.12827, algorithm 1.
 
-Four things differ from the paper. Steps are a share of the perturbation's present length instead of a fixed
-length, so that they suit inputs of any scale and models of any strength. Features that the box keeps from
+Four things differ from the paper. But for l2, steps are a share of the perturbation's present length instead of a
+fixed length, so that they suit inputs of any scale and models of any strength; in l2 that gets stuck where the
+slope is masked, and they are a share of the box's width. Features that the box keeps from
 going uphill count neither in the step nor in the distance to the boundary: without that, l2 stalls in the
 corners of the box. The gradient is that of the log-odds, not of the margin. For l0, which features stay is
 decided by how far they may go as well as by how far they went.
@@ -22,13 +23,13 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import Target
 
 
-@attack("fmn", version=1)
+@attack("fmn", version=2)
 @dataclass(frozen=True)
 class FMN(MinimalNorm):
     """Step uphill inside a ball, whose radius shrinks where the last point fooled and grows where not.
 
-    stride is the first step's length as a share of the perturbation's; it falls to a hundredth of that along
-    half a cosine. gamma is the share by which the radius changes at first; it falls to a thousandth.
+    stride is the first step's length as a share of the perturbation's, in l2 of the box's width; it falls to a
+    hundredth of that along half a cosine. gamma is the share by which the radius changes at first; it falls to a thousandth.
     """
 
     needs = ("gradients",)
@@ -36,7 +37,7 @@ class FMN(MinimalNorm):
 
     steps: int = 100
     stride: float = 2.0
-    gamma: float = 0.2
+    gamma: float = 0.25
 
     def minimise(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
         """Return the closest points (n, *shape) that fooled the system, x where none did."""
@@ -44,7 +45,7 @@ class FMN(MinimalNorm):
         if not len(search):
             return search.found
         corner = torch.maximum(-search.low, search.high)
-        farthest, stride = length(corner, norm), length(corner, "l2")
+        farthest, stride, width = length(corner, norm), length(corner, "l2"), search.width.max()
         delta, slope, radius = torch.zeros_like(search.x), search.start, torch.ones_like(farthest)
         for step in range(self.steps - 1):
             gradient = search.uphill(delta, slope.gradient)
@@ -59,8 +60,9 @@ class FMN(MinimalNorm):
                 ahead = size + torch.maximum(slope.loss.abs() / rise.clamp_min(TINY), size * gamma)
                 longer = torch.where(search.reach < torch.inf, longer, ahead)
             radius = torch.where(slope.broken, shorter.minimum(search.reach), longer).minimum(farthest)
-            if step:
-                stride = length(delta, "l2") * cosine(step, self.steps, self.stride, self.stride / 100)
+            if step or norm == "l2":
+                whole = width.expand(len(delta)) if norm == "l2" else length(delta, "l2")
+                stride = whole * cosine(step, self.steps, self.stride, self.stride / 100)
             delta = delta + unit(gradient) * column(stride, delta)
             if norm == "l0":
                 delta = _fewest(delta, radius, search.low, search.high)

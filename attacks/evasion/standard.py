@@ -69,7 +69,7 @@ def cascade(
     return found
 
 
-@attack("standard", version=2)
+@attack("standard", version=3)
 @dataclass(frozen=True)
 class Standard(Evasion):
     """White-box: Auto-PGD, from wider balls and with a random search after it, then towards each class.
@@ -97,10 +97,9 @@ class Standard(Evasion):
 MEMBERS: dict[str, tuple[Evasion, ...]] = {
     "linf": (
         APGD(steps=50),
-        WideSearch(steps=72, restarts=4, radii=(2.0, 3.0, 2.0, 5.0), queries=300),
-        Square(queries=700),
+        WideSearch(steps=72, restarts=4, radii=(2.0, 3.0, 2.0, 5.0), queries=700),
+        Square(queries=1000),
         APGDTargeted(steps=36),
-        APGDWide(restarts=2),
     ),
     "l2": (
         APGD(steps=50),

@@ -30,12 +30,12 @@ def compare(
     for name in (a, b):
         if name not in known:
             raise not_found(f"defense with evasion records in {results}", name, known)
-    found = differences(records, store.outcomes, a, b)
+    found = differences(records, store.outcomes, [(a, b)])
     if json:
         say_json(
             [
                 {
-                    **{k: v for k, v in d._asdict().items() if k not in ("first", "second")},
+                    **{k: v for k, v in d._asdict().items() if k not in ("a", "b", "first", "second")},
                     a: d.first,
                     b: d.second,
                 }

@@ -6,6 +6,7 @@ import typer
 
 from firstline import __version__
 from firstline.benchmark.cli import (
+    ablate,
     check,
     compare,
     doctor,
@@ -35,6 +36,7 @@ app.command()(plan.plan)
 app.command()(run.run)
 app.command()(status.status)
 app.command()(compare.compare)
+app.command()(ablate.ablate)
 app.command()(leaderboard.leaderboard)
 app.command()(reproduce.reproduce)
 app.command()(check.check)
