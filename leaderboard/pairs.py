@@ -10,6 +10,8 @@ from firstline.benchmark.metrics.rates import holm, mcnemar
 from firstline.leaderboard.table import Outcomes
 from firstline.leaderboard.worst_case import Verdicts, judge, paired, worst
 
+Place = tuple[str, str, int]  # task, threat, examples
+
 
 class Difference(NamedTuple):
     """Two defenses, a task and a threat: both shares that hold in the worst case, who alone holds how often, Holm's p.
@@ -39,23 +41,31 @@ def differences(
     p is McNemar's exact test, corrected by Holm over the whole result. Raises FirstlineError for damaged
     outcomes.
     """
-    # Of two records for one place, such as before and after an edit of the defense, the newer counts.
-    newest = {
-        (r.task.text, r.threat, r.examples, r.defense_text, r.attack.text, r.seed): r
-        for r in sorted(records, key=lambda r: (r.provenance.ended, r.key))
-    }
-    met = []
+    places, met = by_place(records), []
     for a, b in pairs:
-        for place in sorted({key[:3] for key in newest}):
-            here = [record for key, record in newest.items() if key[:3] == place]
-            first, second = paired(_worst_cases(here, outcomes, a), _worst_cases(here, outcomes, b))
+        for place, here in places.items():
+            first, second = paired(worst_cases(here, outcomes, a), worst_cases(here, outcomes, b))
             if len(first.held):
                 met.append((a, b, place, first, second))
     tests = holm(np.array([mcnemar(first.held, second.held) for *_, first, second in met]))
     return [_difference(*pair, float(p)) for pair, p in zip(met, tests, strict=True)]
 
 
-def _worst_cases(records: Iterable[Record], outcomes: Outcomes, defense: str) -> dict[int, Verdicts]:
+def by_place(records: Iterable[Record]) -> dict[Place, list[Record]]:
+    """Return records by task, threat and number of examples.
+
+    Of two records for one cell, such as before and after an edit of the defense, the newer counts.
+    """
+    newest = {
+        (r.task.text, r.threat, r.examples, r.defense_text, r.attack.text, r.seed): r
+        for r in sorted(records, key=lambda r: (r.provenance.ended, r.key))
+    }
+    places = sorted({key[:3] for key in newest})
+    return {place: [r for key, r in newest.items() if key[:3] == place] for place in places}
+
+
+def worst_cases(records: Iterable[Record], outcomes: Outcomes, defense: str) -> dict[int, Verdicts]:
+    """Return the verdicts on a defense by seed, in the worst case over the attacks of these records."""
     by_seed: dict[int, dict[str, Verdicts]] = {}
     for record in records:
         if record.defense_text == defense:
@@ -63,9 +73,7 @@ def _worst_cases(records: Iterable[Record], outcomes: Outcomes, defense: str) ->
     return {seed: worst(verdicts) for seed, verdicts in by_seed.items()}
 
 
-def _difference(
-    a: str, b: str, place: tuple[str, str, int], first: Verdicts, second: Verdicts, p: float
-) -> Difference:
+def _difference(a: str, b: str, place: Place, first: Verdicts, second: Verdicts, p: float) -> Difference:
     return Difference(
         a,
         b,

@@ -19,6 +19,7 @@ from firstline.benchmark.cli import (
     run,
     show,
     status,
+    vulnerability,
 )
 from firstline.benchmark.core.errors import FirstlineError
 
@@ -37,6 +38,7 @@ app.command()(run.run)
 app.command()(status.status)
 app.command()(compare.compare)
 app.command()(ablate.ablate)
+app.command()(vulnerability.vulnerability)
 app.command()(leaderboard.leaderboard)
 app.command()(reproduce.reproduce)
 app.command()(check.check)
