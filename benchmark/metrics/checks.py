@@ -28,17 +28,28 @@ def floats(what: str, values: NDArray[Any], axes: str) -> Floats:
     >>> floats("scores", np.array([1, 2]), "n")
     array([1., 2.])
     """
+    ready = shaped(what, values, axes)
+    finite(what, ready)
+    return ready
+
+
+def shaped(what: str, values: NDArray[Any], axes: str) -> Floats:
+    """Return values as floats does, before it looks at each of them."""
     names = axes.split(", ")
     fits = values.ndim >= len(names) - 1 if names[-1] == "..." else values.ndim == len(names)
     if not fits or values.size == 0:
         raise ValueError(f"{what} must be ({axes}) and not empty, got shape {values.shape}")
     ready: Floats = np.ascontiguousarray(values, dtype=np.float64)
-    bad = _not_finite(ready.reshape(-1))
+    return ready
+
+
+def finite(what: str, values: Floats) -> None:
+    """Raise ValueError where values are NaN or infinite."""
+    bad = _not_finite(values.reshape(-1))
     if bad:
         raise ValueError(
-            f"{bad} of {ready.size} {what} are NaN or infinite: leave them out or count them apart"
+            f"{bad} of {values.size} {what} are NaN or infinite: leave them out or count them apart"
         )
-    return ready
 
 
 def same_shape(first: str, a: NDArray[Any], second: str, b: NDArray[Any]) -> None:
