@@ -11,7 +11,7 @@ from numba import njit
 from firstline.benchmark.metrics.checks import Floats
 from firstline.benchmark.metrics.rates import Interval
 
-# Steele, Lea & Flood 2014, Fast Splittable Pseudorandom Number Generators, figure 17: SplitMix64. A number is
+# Steele, Lea & Flood 2014, Fast Splittable Pseudorandom Number Generators: SplitMix64. A number is
 # made from its place alone, so that the compiler can make several at once; NumPy's generators cost a call each.
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
