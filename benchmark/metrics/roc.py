@@ -11,6 +11,8 @@ from firstline.benchmark.metrics.ranking import check, ranked
 from firstline.benchmark.metrics.rates import Interval
 from firstline.benchmark.metrics.resampling import percentiles, pick, stream
 
+Codes = NDArray[np.int32]  # which distinct score an example has; narrow, since draws jump about in memory
+
 
 class Curve(NamedTuple):
     """Points of a ROC curve: rates (m,) that rise from 0 to 1, and the thresholds (m,) that give them, falling."""
@@ -21,7 +23,7 @@ class Curve(NamedTuple):
 
 
 @njit(cache=True)
-def _auc(positive: Ints, negative: Ints) -> float:
+def _auc(positive: Ints | Codes, negative: Ints | Codes) -> float:
     """AUC from how often each distinct score occurs, in rising order; a tie counts one half."""
     below, wins = 0, 0.0
     for i in range(positive.size):
@@ -31,7 +33,7 @@ def _auc(positive: Ints, negative: Ints) -> float:
 
 
 @njit(cache=True)
-def _tpr_at(positive: Ints, negative: Ints, fpr: float) -> float:
+def _tpr_at(positive: Ints | Codes, negative: Ints | Codes, fpr: float) -> float:
     """The highest TPR of a threshold whose FPR is at most fpr; no interpolation between thresholds."""
     allowed = fpr * negative.sum() * (1 + 1e-12)
     hits, alarms = 0, 0
@@ -45,25 +47,27 @@ def _tpr_at(positive: Ints, negative: Ints, fpr: float) -> float:
 
 @njit(cache=True)
 def _bootstrap(
-    positive: Ints, negative: Ints, distinct: int, fpr: float, resamples: int, rng: np.random.Generator
+    positive: Codes, negative: Codes, distinct: int, fpr: float, resamples: int, key: np.uint64
 ) -> Floats:
     """Statistics of resamples drawn with replacement within each class; fpr < 0 asks for the AUC."""
+    p, q = positive.size, negative.size
     result = np.empty(resamples)
-    up, down = np.empty(distinct, np.int64), np.empty(distinct, np.int64)
+    up, down = np.empty(distinct, np.int32), np.empty(distinct, np.int32)
     for r in range(resamples):
         up[:] = 0
         down[:] = 0
-        for _ in range(positive.size):
-            up[positive[int(rng.random() * positive.size)]] += 1
-        for _ in range(negative.size):
-            down[negative[int(rng.random() * negative.size)]] += 1
+        start = r * (p + q)
+        for i in range(p):
+            up[positive[pick(key, start + i, p)]] += 1
+        for i in range(q):
+            down[negative[pick(key, start + p + i, q)]] += 1
         result[r] = _auc(up, down) if fpr < 0 else _tpr_at(up, down, fpr)
     return result
 
 
 @njit(cache=True)
 def _paired(
-    positive: Ints, negative: Ints, distinct: Ints, fpr: float, resamples: int, key: np.uint64
+    positive: Codes, negative: Codes, distinct: Ints, fpr: float, resamples: int, key: np.uint64
 ) -> Floats:
     """What the first system's statistic is above the second's in each resample.
 
@@ -73,7 +77,7 @@ def _paired(
     p, q = len(positive), len(negative)
     result = np.empty(resamples)
     most = distinct.max()
-    up, down = np.empty((2, most), np.int64), np.empty((2, most), np.int64)
+    up, down = np.empty((2, most), np.int32), np.empty((2, most), np.int32)
     for r in range(resamples):
         up[:] = 0
         down[:] = 0
@@ -93,11 +97,11 @@ def _paired(
     return result
 
 
-def _codes(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
+def _codes(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Codes, Codes, int]:
     check(scores, positive)
     distinct, code = np.unique(scores, return_inverse=True)
-    code = code.astype(np.int64)
-    return code[positive], code[~positive], distinct.size
+    codes: Codes = code.astype(np.int32)
+    return codes[positive], codes[~positive], distinct.size
 
 
 def _is_rate(fpr: float) -> None:
@@ -152,7 +156,7 @@ def auc_interval(
 ) -> Interval:
     """Return the AUC with its 95% percentile bootstrap interval, resampled within each class."""
     up, down, distinct = _codes(scores, positive)
-    drawn = _bootstrap(up, down, distinct, -1.0, resamples, rng)
+    drawn = _bootstrap(up, down, distinct, -1.0, resamples, stream(rng))
     value = auc(scores, positive)
     return percentiles(value, drawn)
 
@@ -163,7 +167,7 @@ def tpr_interval(
     """Return TPR at FPR with its 95% percentile bootstrap interval, resampled within each class."""
     _is_rate(fpr)
     up, down, distinct = _codes(scores, positive)
-    drawn = _bootstrap(up, down, distinct, fpr, resamples, rng)
+    drawn = _bootstrap(up, down, distinct, fpr, resamples, stream(rng))
     value = tpr_at_fpr(scores, positive, fpr)
     return percentiles(value, drawn)
 
