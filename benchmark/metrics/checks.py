@@ -12,7 +12,8 @@ Bools = NDArray[np.bool_]
 
 
 @njit(cache=True)
-def _not_finite(values: Floats) -> int:
+def not_finite(values: Floats) -> int:
+    """How many of values (n,) are NaN or infinite."""
     count = 0
     for value in values:
         count += value - value != 0  # NaN for NaN and for infinities
@@ -45,7 +46,7 @@ def shaped(what: str, values: NDArray[Any], axes: str) -> Floats:
 
 def finite(what: str, values: Floats) -> None:
     """Raise ValueError where values are NaN or infinite."""
-    bad = _not_finite(values.reshape(-1))
+    bad = not_finite(values.reshape(-1))
     if bad:
         raise ValueError(
             f"{bad} of {values.size} {what} are NaN or infinite: leave them out or count them apart"

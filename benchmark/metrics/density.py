@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from firstline.benchmark.metrics.checks import Floats, Ints, floats
 from firstline.benchmark.metrics.distances import FAST
 
+TINY = 1e-150  # the product of two numbers of this size is still a number
+FLAT = -1.0  # what the kernel says for infinity, which its arithmetic leaves out
 BLOCK = 1 << 21  # products of points and reference held at a time: 16 MB
 
 
@@ -25,28 +27,46 @@ class Gaussians(NamedTuple):
 
 @njit(cache=True)
 def _moments(points: Floats, mean: Floats, std: Floats) -> None:
-    """Mean and standard deviation of each column; squares are summed around the mean, in a second pass."""
+    """Mean, less the first point, and standard deviation of each column; squares are summed in a second pass."""
     m, d = points.shape
-    first = points[0].copy()
+    first = points[0]
     mean[:] = 0
     std[:] = 0
     for i in range(m):
         for j in range(d):
             mean[j] += points[i, j] - first[j]
     for j in range(d):
-        mean[j] = first[j] + mean[j] / m
+        mean[j] /= m
     for i in range(m):
         for j in range(d):
-            std[j] += (points[i, j] - mean[j]) ** 2
+            std[j] += (points[i, j] - first[j] - mean[j]) ** 2
     for j in range(d):
         std[j] = np.sqrt(std[j] / m)
 
 
 @njit(cache=True)
-def _z_scores(points: Floats, mean: Floats, std: Floats, result: Floats) -> None:
+def _class_means(points: Floats, code: Ints, means: Floats, around: Floats) -> None:
+    """Means of each class, and every point less that of its class."""
+    n, d = points.shape
+    first, counts = points[0].copy(), np.zeros(len(means))
+    means[:] = 0
+    for i in range(n):
+        counts[code[i]] += 1
+        for j in range(d):
+            means[code[i], j] += points[i, j] - first[j]
+    for c in range(len(means)):
+        for j in range(d):
+            means[c, j] = first[j] + means[c, j] / counts[c]
+    for i in range(n):
+        for j in range(d):
+            around[i, j] = points[i, j] - means[code[i], j]
+
+
+@njit(cache=True)
+def _z_scores(points: Floats, first: Floats, mean: Floats, std: Floats, result: Floats) -> None:
     for i in range(len(points)):
         for j in range(points.shape[1]):
-            away = points[i, j] - mean[j]
+            away = points[i, j] - first[j] - mean[j]
             result[i, j] = away / std[j] if std[j] > 0 else (0.0 if away == 0 else np.sign(away) * np.inf)
 
 
@@ -97,20 +117,31 @@ def _lengths(points: Floats, reference: Floats, chosen: Ints, result: Floats) ->
         result[i].sort()
 
 
-@njit(cache=True)
-def _lids(distances: Floats, result: Floats) -> None:
+@njit(cache=True, fastmath=FAST)
+def _lids(distances: Floats, result: Floats) -> float:
+    """The estimate of each row; returns the smallest distance, which should not be negative."""
     k = distances.shape[1]
+    smallest = distances[0, 0]
     for i in range(len(distances)):
-        most, least = distances[i].max(), distances[i].min()
-        if least == 0:
+        most = least = distances[i, 0]
+        for j in range(1, k):
+            most, least = max(most, distances[i, j]), min(least, distances[i, j])
+        smallest = min(smallest, least)
+        if least <= 0:
             result[i] = 0.0
         elif least == most:
-            result[i] = np.inf
+            result[i] = FLAT
         else:
-            total = 0.0
+            # The logarithm of a product costs one logarithm; it is taken before the product underflows.
+            total, product = 0.0, 1.0
             for j in range(k):
-                total += np.log(distances[i, j] / most)
-            result[i] = -k / total
+                ratio = distances[i, j] / most
+                if min(ratio, product) < TINY:
+                    total += np.log(product)
+                    product = 1.0
+                product *= ratio
+            result[i] = -k / (total + np.log(product))
+    return float(smallest)
 
 
 def z_scores(points: NDArray[Any], *, reference: NDArray[Any]) -> Floats:
@@ -128,7 +159,7 @@ def z_scores(points: NDArray[Any], *, reference: NDArray[Any]) -> Floats:
     mean, std = np.empty(x.shape[1]), np.empty(x.shape[1])
     _moments(known, mean, std)
     result = np.empty_like(x)
-    _z_scores(x, mean, std, result)
+    _z_scores(x, known[0], mean, std, result)
     return result
 
 
@@ -151,12 +182,11 @@ def fit_gaussians(points: NDArray[Any], labels: NDArray[Any], *, shrinkage: floa
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"shrinkage must lie in [0, 1], got {shrinkage}")
     classes, code = np.unique(labels, return_inverse=True)
-    means, spread = np.empty((classes.size, x.shape[1])), np.empty(x.shape[1])
-    for c in range(classes.size):
-        _moments(x[code == c], means[c], spread)
-    around = x - means[code]
-    covariance = (1 - shrinkage) * (around.T @ around) / len(x)
-    covariance.flat[:: x.shape[1] + 1] += shrinkage * (around**2).sum() / around.size
+    means, around = np.empty((classes.size, x.shape[1])), np.empty_like(x)
+    _class_means(x, code, means, around)
+    covariance = around.T @ around / len(x)
+    scale = np.trace(covariance) / x.shape[1]
+    covariance = (1 - shrinkage) * covariance + shrinkage * scale * np.eye(x.shape[1])
     if np.linalg.matrix_rank(covariance, hermitian=True) < x.shape[1]:
         raise ValueError(
             f"the covariance of {len(x)} points in {x.shape[1]} dimensions has no inverse: give a shrinkage, "
@@ -243,11 +273,11 @@ def lid(distances: NDArray[Any]) -> Floats:
     known = floats("distances", distances, "n, k")
     if known.shape[1] < 2:
         raise ValueError(f"need the distances to at least 2 neighbours, got {known.shape[1]}")
-    if known.min() < 0:
-        raise ValueError(f"distances must be at least 0, got {known.min():g}")
     result = np.empty(len(known))
-    _lids(known, result)
-    return result
+    smallest = _lids(known, result)
+    if smallest < 0:
+        raise ValueError(f"distances must be at least 0, got {smallest:g}")
+    return np.where(result == FLAT, np.inf, result)
 
 
 def _against(points: NDArray[Any], known: NDArray[Any], name: str = "reference") -> tuple[Floats, Floats]:

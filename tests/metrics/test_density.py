@@ -157,3 +157,8 @@ def test_lid_of_a_duplicate_is_0_and_of_a_sphere_infinite():
 def test_what_can_not_be_measured_is_refused(ask, said):
     with pytest.raises(ValueError, match=said):
         ask(cloud())
+
+
+def test_lid_survives_distances_of_very_different_size():
+    distances = np.array([[1e-200, 1e-190, 1e-3, 1.0, 1.0], [1e-100, 1e-100, 1e-100, 1e-100, 1.0]])
+    assert lid(distances) == pytest.approx([naive_lid(row.tolist()) for row in distances], rel=1e-12)

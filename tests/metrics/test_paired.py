@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from firstline.benchmark.metrics.paired import mean_difference
 from firstline.benchmark.metrics.ranks import Rank, rank_intervals
 from firstline.benchmark.metrics.resampling import percentiles, pick, stream
-from firstline.benchmark.metrics.roc import auc, auc_difference, tpr_at_fpr, tpr_difference
+from firstline.benchmark.metrics.roc import auc, tpr_at_fpr
+from firstline.benchmark.metrics.roc_intervals import auc_difference, tpr_difference
 
 
 def rng(seed: int = 0) -> np.random.Generator:
