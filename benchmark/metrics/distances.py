@@ -16,12 +16,18 @@ FAST = {"nnan", "ninf", "nsz", "reassoc", "contract"}
 @njit(cache=True, fastmath=FAST)
 def _linf(a: Floats, b: Floats, result: Floats) -> int:
     bad = 0
+    # Numbers of at least 0 are in the order of their bits, and the largest of whole numbers is vectorised.
+    change = np.empty(a.shape[1])
+    bits = change.view(np.int64)
     for i in range(len(a)):
         bad += not_finite(a[i]) + not_finite(b[i])
-        most = 0.0
         for j in range(a.shape[1]):
-            most = max(most, abs(a[i, j] - b[i, j]))
-        result[i] = most
+            change[j] = abs(a[i, j] - b[i, j])
+        most = 0
+        for j in range(a.shape[1]):
+            most = max(most, bits[j])
+        bits[0] = most
+        result[i] = change[0]
     return bad
 
 
