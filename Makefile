@@ -12,7 +12,7 @@ help:
 	@echo "make bench   run the suite 'quick': a summary, a leaderboard page, an MLflow store (minutes)"
 	@echo "make test    lint, types and tests (minutes)"
 	@echo "make slow  [WEIGHTS=folder DATA=folder]: the tests that take longer"
-	@echo "make perf  [WEIGHTS=folder DATA=folder]: timings; with the folders, our attacks beside other libraries'"
+	@echo "make perf  [WEIGHTS=folder DATA=folder]: timings beside other libraries'; attacks only with the folders"
 	@echo "make strength  WEIGHTS=folder DATA=folder: standard beside AutoAttack (hours; goes on where it stopped)"
 	@echo "make papers  WEIGHTS=folder DATA=folder: the paper recipes"
 
@@ -40,7 +40,9 @@ slow: $(READY)
 
 perf: $(READY)
 	$(BIN)/python tests/perf.py results/perf.md
-	$(if $(DATA),@$(PEERS) && $(BIN)/python -m pip install --quiet --no-deps torchattacks adv-lib)
+	@$(PEERS)
+	$(BIN)/python tests/kernels.py results/kernels.md
+	$(if $(DATA),@$(BIN)/python -m pip install --quiet --no-deps torchattacks adv-lib)
 	$(if $(DATA),$(BIN)/python tests/peers.py --weights $(WEIGHTS) --data $(DATA))
 
 strength: $(READY)

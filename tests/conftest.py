@@ -22,6 +22,8 @@ from firstline.benchmark.run.store import Store
 
 torch.set_num_threads(1)  # as in a worker; several test processes with two threads each wait for one another
 
+collect_ignore = ["kernels.py", "peers.py"]  # scripts of `make perf`, which need the extra `peers`
+
 Shared = Callable[[str, Callable[[Path], None]], Path]
 
 

@@ -1,15 +1,21 @@
-"""How well scores separate positives from negatives, ties included: AUC and TPR at a low FPR, with intervals."""
+"""How well scores separate positives from negatives, ties included: AUC and TPR at a low FPR, the ROC curve."""
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from firstline.benchmark.metrics.rates import Interval
+from firstline.benchmark.metrics.checks import Floats, Ints
+from firstline.benchmark.metrics.ranking import ranked
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+
+class Curve(NamedTuple):
+    """Points of a ROC curve: rates (m,) that rise from 0 to 1, and the thresholds (m,) that give them, falling."""
+
+    fpr: Floats
+    tpr: Floats
+    thresholds: Floats
 
 
 @njit(cache=True)
@@ -35,36 +41,10 @@ def _tpr_at(positive: Ints, negative: Ints, fpr: float) -> float:
     return float(hits / positive.sum())
 
 
-@njit(cache=True)
-def _bootstrap(
-    positive: Ints, negative: Ints, distinct: int, fpr: float, resamples: int, rng: np.random.Generator
-) -> Floats:
-    """Statistics of resamples drawn with replacement within each class; fpr < 0 asks for the AUC."""
-    result = np.empty(resamples)
-    up, down = np.empty(distinct, np.int64), np.empty(distinct, np.int64)
-    for r in range(resamples):
-        up[:] = 0
-        down[:] = 0
-        for _ in range(positive.size):
-            up[positive[int(rng.random() * positive.size)]] += 1
-        for _ in range(negative.size):
-            down[negative[int(rng.random() * negative.size)]] += 1
-        result[r] = _auc(up, down) if fpr < 0 else _tpr_at(up, down, fpr)
-    return result
-
-
-def _codes(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
-    if scores.shape != positive.shape or scores.ndim != 1:
-        raise ValueError(
-            f"need one score per example, got {scores.shape} scores for {positive.shape} examples"
-        )
-    if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN")
-    if positive.all() or not positive.any():
-        raise ValueError("need positives and negatives: all examples are of one kind")
-    distinct, code = np.unique(scores, return_inverse=True)
-    code = code.astype(np.int64)
-    return code[positive], code[~positive], distinct.size
+def is_rate(fpr: float) -> None:
+    """Raise ValueError unless fpr is a share."""
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"the false-positive rate must lie in [0, 1], got {fpr}; 1% is 0.01")
 
 
 def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
@@ -75,8 +55,8 @@ def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
     >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True]))
     0.875
     """
-    up, down, distinct = _codes(scores, positive)
-    return float(_auc(np.bincount(up, minlength=distinct), np.bincount(down, minlength=distinct)))
+    table = ranked(scores, positive)
+    return float(_auc(table.positive, table.negative))
 
 
 def tpr_at_fpr(scores: Floats, positive: NDArray[np.bool_], fpr: float) -> float:
@@ -85,31 +65,25 @@ def tpr_at_fpr(scores: Floats, positive: NDArray[np.bool_], fpr: float) -> float
     Source: Carlini et al. 2022, arXiv:2112.03570, section III. No interpolation: with fewer than 1 / fpr
     negatives no false positive is allowed at all.
     """
-    up, down, distinct = _codes(scores, positive)
-    return float(_tpr_at(np.bincount(up, minlength=distinct), np.bincount(down, minlength=distinct), fpr))
+    is_rate(fpr)
+    table = ranked(scores, positive)
+    return float(_tpr_at(table.positive, table.negative, fpr))
 
 
-def auc_interval(
-    scores: Floats, positive: NDArray[np.bool_], rng: np.random.Generator, resamples: int = 1000
-) -> Interval:
-    """Return the AUC with its 95% percentile bootstrap interval, resampled within each class."""
-    up, down, distinct = _codes(scores, positive)
-    drawn = _bootstrap(up, down, distinct, -1.0, resamples, rng)
-    value = auc(scores, positive)
-    return Interval(value, min(value, _quantile(drawn, 0.025)), max(value, _quantile(drawn, 0.975)))
+def roc_curve(scores: Floats, positive: NDArray[np.bool_]) -> Curve:
+    """Return the false- and true-positive rate at every distinct score as the threshold, and at infinity.
 
+    scores is (n,), without NaN; an example is called positive when its score is at least the threshold, so equal
+    scores are one point. Rates are shares in [0, 1]; a curve further up and left is better. The first point is
+    (0, 0) at a threshold of infinity. Source: Fawcett 2006, Pattern Recognition Letters 27, algorithm 1.
 
-def tpr_interval(
-    scores: Floats, positive: NDArray[np.bool_], fpr: float, rng: np.random.Generator, resamples: int = 1000
-) -> Interval:
-    """Return TPR at FPR with its 95% percentile bootstrap interval, resampled within each class."""
-    up, down, distinct = _codes(scores, positive)
-    drawn = _bootstrap(up, down, distinct, fpr, resamples, rng)
-    value = tpr_at_fpr(scores, positive, fpr)
-    return Interval(value, min(value, _quantile(drawn, 0.025)), max(value, _quantile(drawn, 0.975)))
-
-
-def _quantile(values: Floats, q: float) -> float:
-    """The order statistic at q, no interpolation: an attained value."""
-    ordered = np.sort(values)
-    return float(ordered[min(len(ordered) - 1, math.floor(q * len(ordered)))])
+    >>> curve = roc_curve(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True]))
+    >>> curve.fpr.tolist(), curve.tpr.tolist(), curve.thresholds.tolist()
+    ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0], [inf, 0.8, 0.4, 0.1])
+    """
+    table = ranked(scores, positive)
+    fpr, tpr = (
+        np.concatenate(([0.0], np.cumsum(kind[::-1]) / kind.sum()))
+        for kind in (table.negative, table.positive)
+    )
+    return Curve(fpr, tpr, np.concatenate(([np.inf], table.scores[::-1])))

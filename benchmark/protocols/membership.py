@@ -13,7 +13,7 @@ from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import MembershipOutcome
 from firstline.benchmark.core.record import Metric
-from firstline.benchmark.metrics.roc import auc_interval, tpr_interval
+from firstline.benchmark.metrics.roc_intervals import auc_interval, tpr_interval
 from firstline.benchmark.protocols.bench import Bench, Measured, answered
 from firstline.benchmark.protocols.numbers import estimate, plain, share
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from firstline.benchmark.metrics.roc import auc, auc_interval, tpr_at_fpr, tpr_interval
+from firstline.benchmark.metrics.roc import auc, tpr_at_fpr
+from firstline.benchmark.metrics.roc_intervals import auc_interval, tpr_interval
 
 
 @st.composite
