@@ -1,0 +1,21 @@
+"""Fast adversarial training, FGSM-RS. Source: Wong, Rice & Kolter 2020, arXiv:2001.03994, algorithm 3."""
+
+from dataclasses import dataclass
+
+from firstline.benchmark.core.adversarial import AdversarialTrainer
+from firstline.benchmark.core.registry import defense
+
+
+@defense("fast-adversarial-training")
+@dataclass(frozen=True)
+class FastAdversarialTraining(AdversarialTrainer):
+    """Move every training batch by one long step from a random start in the ball, for the price of two epochs.
+
+    Claims nearly the robustness of adversarial training with many steps. Known for catastrophic overfitting:
+    within an epoch the network learns to hide from the one step, and every attack of several steps wins; the
+    paper saw it at longer steps, and others at larger radii and with long training (Andriushchenko &
+    Flammarion 2020, arXiv:2007.02617). holdout keeps an epoch from before it, which is the paper's remedy.
+    """
+
+    steps: int = 1
+    stride: float = 1.25
