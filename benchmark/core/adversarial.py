@@ -4,9 +4,10 @@ Sources: Madry et al. 2018, arXiv:1706.06083, section 2.1 (training on the ascen
 Kolter 2020, arXiv:2002.11569 (early stopping on held-out rows).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import torch
@@ -18,7 +19,7 @@ from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.training import plain_loss, train
+from firstline.benchmark.core.training import Judge, plain_loss, train
 
 TRIAL = (10, 0.25)  # steps and stride of the PGD that judges an epoch, as of Rice et al. 2020
 BATCH = 256  # held-out rows at a time
@@ -57,6 +58,26 @@ def held_out(data: Data, share: float, rng: Streams) -> tuple[Data, Data]:
     return data.rows(~chosen), data.rows(chosen)
 
 
+def plain_climb(module: nn.Module, y: Tensor) -> Climb:
+    """Return the slope of module's cross-entropy for labels y (n,)."""
+    return lambda points, rows: module_slope(module, points, y)
+
+
+def robust_accuracy(module: nn.Module, data: Data, region: Callable[[Tensor], Region], rng: Streams) -> float:
+    """Return the share of data that module gets right after PGD within region of the inputs, of TRIAL's length.
+
+    The starts are the same in every call, so that epochs are compared on common chances.
+    """
+    generator, right = rng.torch("trial"), 0
+    for x, y in zip(data.x.split(BATCH), data.y.split(BATCH), strict=True):
+        ball = region(x)
+        start = ball.random(generator)
+        with still(module), torch.no_grad():
+            moved = ascend(plain_climb(module, y), ball, start=start, steps=TRIAL[0], stride=TRIAL[1])
+            right += int((module(moved).argmax(1) == y).sum())
+    return right / len(data)
+
+
 @dataclass(frozen=True)
 class AdversarialTrainer(Defense):
     """Trains on inputs moved inside a ball. A trainer says what they climb, and which loss is learned.
@@ -81,7 +102,7 @@ class AdversarialTrainer(Defense):
 
     def climb(self, module: nn.Module, x: Tensor, y: Tensor) -> Climb:
         """Return what the ascent around x (n, *shape) climbs: the cross-entropy, where not overridden."""
-        return lambda points, rows: module_slope(module, points, y)
+        return plain_climb(module, y)
 
     def loss(self, module: nn.Module, x: Tensor, moved: Tensor, y: Tensor) -> Tensor:
         """Return the scalar that is learned: the mean cross-entropy at moved, where not overridden."""
@@ -92,14 +113,16 @@ class AdversarialTrainer(Defense):
         eps, recipe = self.eps or ctx.task.eps.get(self.norm, 0.0), ctx.task.default.recipe
         if eps <= 0:
             raise FirstlineError(f"{self}: task {ctx.task.name} has no customary {self.norm} radius; set eps")
-        held = None
+
+        def region(x: Tensor, radius: float = eps) -> Region:
+            return Region(x, ctx.task.space, self.norm, radius)
+
+        judge: Judge | None = None
         if self.holdout:
             data, held = held_out(data, self.holdout, ctx.rng)
+            judge = partial(robust_accuracy, data=held, region=region, rng=ctx.rng)
         rising = self.ramp * recipe.epochs * -(-len(data) // recipe.batch)
         radii = (eps * min(1.0, batch / max(1.0, rising)) for batch in count(1))
-
-        def region(x: Tensor, radius: float) -> Region:
-            return Region(x, ctx.task.space, self.norm, radius)
 
         def perturb(module: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
             ball = region(x, next(radii))
@@ -109,26 +132,7 @@ class AdversarialTrainer(Defense):
                 moved = ascend(climb, ball, start=start, steps=self.steps, stride=self.stride)
             return torch.stack([x, moved])
 
-        def robust_accuracy(module: nn.Module) -> float:
-            assert held is not None
-            generator = ctx.rng.torch("trial")  # the same starts after every epoch
-            right = 0
-            for x, y in zip(held.x.split(BATCH), held.y.split(BATCH), strict=True):
-                ball = region(x, eps)
-                start = ball.random(generator)
-                with still(module), torch.no_grad():
-                    climb = AdversarialTrainer.climb(self, module, x, y)
-                    moved = ascend(climb, ball, start=start, steps=TRIAL[0], stride=TRIAL[1])
-                    right += int((module(moved).argmax(1) == y).sum())
-            return right / len(held)
+        def loss(module: nn.Module, pair: Tensor, y: Tensor) -> Tensor:
+            return self.loss(module, pair[0], pair[1], y)
 
-        return train(
-            module,
-            data,
-            recipe,
-            ctx.rng,
-            perturb=perturb,
-            loss=lambda module, pair, y: self.loss(module, pair[0], pair[1], y),
-            awp=self.awp,
-            judge=robust_accuracy if self.holdout else None,
-        )
+        return train(module, data, recipe, ctx.rng, perturb=perturb, loss=loss, awp=self.awp, judge=judge)
