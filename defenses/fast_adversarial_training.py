@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from firstline.benchmark.core.adversarial import AdversarialTrainer
+from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.registry import defense
 
 
@@ -19,3 +23,11 @@ class FastAdversarialTraining(AdversarialTrainer):
 
     steps: int = 1
     stride: float = 1.25
+
+    def start(self, region: Region, generator: torch.Generator) -> Tensor:
+        """Return a point of the whole ball, as in the paper.
+
+        Cut to the box, black pixels would start at 0 or above and the step would take all of them to 0 or eps:
+        what is random about the method would be lost where images are black and white.
+        """
+        return region.beyond(generator)

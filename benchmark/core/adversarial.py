@@ -100,6 +100,10 @@ class AdversarialTrainer(Defense):
     awp: float = 0.0
     holdout: float = 0.0
 
+    def start(self, region: Region, generator: torch.Generator) -> Tensor:
+        """Return where the ascent starts: uniformly in the ball, cut to the box, where not overridden."""
+        return region.random(generator)
+
     def climb(self, module: nn.Module, x: Tensor, y: Tensor) -> Climb:
         """Return what the ascent around x (n, *shape) climbs: the cross-entropy, where not overridden."""
         return plain_climb(module, y)
@@ -126,7 +130,7 @@ class AdversarialTrainer(Defense):
 
         def perturb(module: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
             ball = region(x, next(radii))
-            start = ball.random(generator)
+            start = self.start(ball, generator)
             with still(module):
                 climb = self.climb(module, x, y)
                 moved = ascend(climb, ball, start=start, steps=self.steps, stride=self.stride)
