@@ -1,5 +1,6 @@
 """All that a plugin needs: `from firstline.benchmark.api import Defense, defense, ...`."""
 
+from firstline.benchmark.core.adversarial import AdversarialTrainer
 from firstline.benchmark.core.ascent import Slope, ascend, module_slope
 from firstline.benchmark.core.contracts import (
     Architecture,
@@ -32,6 +33,7 @@ from firstline.benchmark.core.training import Recipe, train
 __all__ = [
     "INVALID",
     "REFUSED",
+    "AdversarialTrainer",
     "Architecture",
     "Attack",
     "Bare",

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.losses import Loss, cross_entropies
 from firstline.benchmark.core.norms import TINY, column
 
 
@@ -62,10 +62,10 @@ def ascend(
     return found
 
 
-def module_slope(module: nn.Module, x: Tensor, y: Tensor) -> Slope:
-    """Return the slope of the cross-entropy of module at x (n, *shape); parameters get no gradient."""
+def module_slope(module: nn.Module, x: Tensor, y: Tensor, loss: Loss = cross_entropies) -> Slope:
+    """Return the slope at x (n, *shape) of the losses (n,) of module's logits and y; parameters get no gradient."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        losses = cross_entropy(module(x), y, reduction="none")
+        losses = loss(module(x), y)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
     return Slope(gradient, None, losses.detach())

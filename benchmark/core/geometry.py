@@ -140,11 +140,18 @@ class Region:
             picked = self._ops.project(chosen + 1e-9, self.eps, zero, zero + 2) > 0
             points = torch.where(picked, self.low + value * (self.high - self.low), self.centre)
             return self._hold(points, self._free)
+        return self.project(self.beyond(generator))
+
+    def beyond(self, generator: torch.Generator) -> Tensor:
+        """Return what `random` cuts to the box, uncut: such points may be no inputs. l0 has none but random's."""
         draw = self._ops.random
+        if draw is None:
+            return self.random(generator)
+        shape = self.centre.shape[1:]
         delta = self.draw(lambda n: draw(torch.Size((n, *shape)), generator)).to(self.centre.dtype) * self.eps
         if self._prices is not None:
             delta = delta / self._prices
-        return self.project(self.centre + delta)
+        return self._hold(self.centre + delta, self._free)
 
     def snap(self, points: Tensor) -> Tensor:
         """Return the points as the system will be given them: on the grid, still inside the region."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,6 +56,14 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     top = logits.topk(min(4, classes), dim=1).values
     third = top[:, 2] if y.ndim == 1 or classes == 3 else (top[:, 2] + top[:, 3]) / 2
     return margin / (top[:, 0] - third + 1e-12)
+
+
+def divergences(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence (n,) of the answers logits from the answers truth, both (n, classes).
+
+    That is KL(p || q) with p the softmax of truth and q that of logits; both get a gradient.
+    """
+    return kl_div(log_softmax(logits, 1), log_softmax(truth, 1), reduction="none", log_target=True).sum(1)
 
 
 LOSSES: dict[str, Loss] = {"ce": cross_entropies, "margin": margins, "dlr": dlr}

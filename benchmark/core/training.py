@@ -1,6 +1,8 @@
 """The one training loop, shared by the tasks' recipes and by defenses that change its batches or its loss."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.norms import TINY
 from firstline.benchmark.core.rng import Streams, isolated
 
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Judge = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,28 @@ def plain_loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(module(x), y)
 
 
+@contextmanager
+def worst_weights(module: nn.Module, size: float) -> Iterator[None]:
+    """Let module have weights nearby that fit worse, for as long as the context lasts.
+
+    Each weight of two or more dimensions goes up its own gradient, which must be there, by size times its own
+    length. Weights and buffers come back exactly: running statistics never see the moved weights.
+    Source: Wu, Xia & Wang 2020, arXiv:2004.05884, algorithm 1, with one step of the weights.
+    """
+    weights = [(p, p.grad, p.detach().clone()) for p in module.parameters() if p.ndim > 1]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with torch.no_grad():
+        for weight, gradient, was in weights:
+            if gradient is not None:
+                weight.add_(gradient * (size * was.norm() / gradient.norm().clamp_min(TINY)))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, was in [(weight, was) for weight, _, was in weights] + buffers:
+                tensor.copy_(was)
+
+
 def train(
     module: nn.Module,
     data: Data,
@@ -41,11 +67,16 @@ def train(
     *,
     perturb: Perturb | None = None,
     loss: Loss = plain_loss,
+    awp: float = 0.0,
+    judge: Judge | None = None,
 ) -> nn.Module:
     """Fit module to data in place and return it in evaluation mode.
 
-    perturb may replace each batch's inputs (adversarial training); loss maps module, inputs and labels to a
-    scalar. Batch orders come from rng's stream "batches" on the CPU, whatever the device.
+    perturb may replace each batch's inputs (adversarial training) by whatever loss takes; loss maps module,
+    inputs and labels to a scalar. awp above 0 is the size of an adversarial weight perturbation: each step
+    goes down the gradient that the loss has at `worst_weights`. judge scores module, in evaluation mode, after
+    each epoch; the weights of the best epoch are kept, the first of equals. Batch orders come from rng's stream
+    "batches" on the CPU, whatever the device.
 
     Raises FirstlineError when the loss is no longer a number.
     """
@@ -56,6 +87,7 @@ def train(
         optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
     )
     order, noise = rng.torch("batches"), rng.torch("perturb")
+    best, kept = -math.inf, None
     module.train()
     with isolated(rng.integer("dropout")):
         for epoch in range(recipe.epochs):
@@ -69,6 +101,17 @@ def train(
                     )
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
+                if awp:
+                    with worst_weights(module, awp):
+                        optimiser.zero_grad(set_to_none=True)
+                        loss(module, x, batch.y).backward()
                 optimiser.step()
                 schedule.step()
+            if judge is not None:
+                score = judge(module.eval())
+                module.train()
+                if score > best:
+                    best, kept = score, {name: t.clone() for name, t in module.state_dict().items()}
+    if kept is not None:
+        module.load_state_dict(kept)
     return module.eval()

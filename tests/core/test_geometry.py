@@ -292,3 +292,18 @@ def test_every_kind_of_violation_is_said(points, norm, said):
 )
 def test_a_point_at_the_edge_of_its_ball_breaks_nothing(by, norm, eps):
     assert violation(moved(2, by), X, FLAT, norm, eps) is None
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_random_points_without_the_box_are_uniform_in_the_ball_even_at_its_edge(norm):
+    """At a corner of the box half of every feature's moves lead out; features that may not move stay."""
+    space = InputSpace((4,), mutable=(True, True, True, False))
+    corner = torch.zeros(4000, 4)
+    region = Region(corner, space, norm, 0.3)
+    free = region.beyond(torch.Generator().manual_seed(0))
+    assert bool(region.holds(free).all())
+    assert not free[:, 3].any()
+    assert float((free[:, :3] < 0).float().mean()) == pytest.approx(0.5, abs=0.02)
+    cut = region.random(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(cut, region.project(free))
+    assert float(cut.min()) == 0.0

@@ -1,5 +1,7 @@
 """The one training loop."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from firstline.benchmark.core.contracts import initialise
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.training import Recipe, plain_loss, train
+from firstline.benchmark.core.training import Recipe, plain_loss, train, worst_weights
 
 RECIPE = Recipe(epochs=3, batch=16, rate=1e-2)
 
@@ -111,3 +113,103 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_epoch():
 
     with pytest.raises(FirstlineError, match="training diverged in epoch 2: the loss is inf"):
         train(module(), data(), RECIPE, Streams(0), loss=loss)
+
+
+def normed(seed: int = 0) -> nn.Module:
+    """A network with batch norm, whose running statistics a stray forward pass would move."""
+    return initialise(
+        lambda: nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)),
+        Streams(seed),
+    )
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_worst_weights_are_up_the_gradient_layer_by_layer_and_then_gone():
+    network, some = normed(), data()
+    plain_loss(network, some.x, some.y).backward()
+    before, value = state(network), plain_loss(deepcopy(network), some.x, some.y).item()
+    slopes = {name: p.grad.clone() for name, p in network.named_parameters()}
+    with worst_weights(network, 0.05):
+        for name, weight in network.named_parameters():
+            moved = weight.detach() - before[name]
+            if weight.ndim == 1:
+                assert not moved.any(), name
+                continue
+            assert float(moved.norm() / before[name].norm()) == pytest.approx(0.05, rel=1e-4), name
+            along = float((moved * slopes[name]).sum() / (moved.norm() * slopes[name].norm()))
+            assert along == pytest.approx(1.0, abs=1e-4), name
+        assert plain_loss(network, some.x, some.y).item() > value  # and it moves the running statistics
+    assert same(state(network), before)
+
+
+def test_weights_come_back_after_an_error_too():
+    network, some = normed(), data()
+    plain_loss(network, some.x, some.y).backward()
+    before = state(network)
+
+    def fail() -> None:
+        with worst_weights(network, 0.05):
+            network(some.x)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert same(state(network), before)
+
+
+def test_a_step_with_weight_perturbation_is_the_one_written_out():
+    some, recipe = data(), Recipe(epochs=1, batch=40, rate=1e-2)
+    fitted = train(normed(), some, recipe, Streams(0), awp=0.1)
+
+    slow, order = normed(), torch.randperm(40, generator=Streams(0).torch("batches"))
+    x, y = some.x[order], some.y[order]
+    optimiser = torch.optim.Adam(slow.parameters(), lr=1e-2)
+    plain_loss(slow, x, y).backward()
+    shifted = deepcopy(slow)
+    with torch.no_grad():
+        for ours, theirs in zip(slow.parameters(), shifted.parameters(), strict=True):
+            if ours.ndim > 1:
+                theirs += 0.1 * ours.norm() * ours.grad / ours.grad.norm()
+    shifted.zero_grad()
+    plain_loss(shifted, x, y).backward()
+    for ours, theirs in zip(slow.parameters(), shifted.parameters(), strict=True):
+        ours.grad = theirs.grad
+    optimiser.step()
+    for (name, found), wanted in zip(fitted.state_dict().items(), slow.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, wanted, msg=name)
+    assert not same(state(fitted), state(train(normed(), some, recipe, Streams(0))))
+
+
+def test_weight_perturbation_leaves_the_running_statistics_of_plain_training():
+    recipe = Recipe(epochs=1, batch=40, rate=1e-2)
+    plain, moved = (train(normed(), data(), recipe, Streams(0), awp=size)[1] for size in (0.0, 0.5))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(plain.get_buffer(name), moved.get_buffer(name)), name
+
+
+@pytest.mark.parametrize(("scores", "winner"), [([0.1, 0.9, 0.9], 1), ([0.3, 0.2, 0.1], 0), ([0, 0, 1], 2)])
+def test_the_epoch_that_the_judge_likes_best_is_kept(scores, winner):
+    seen: list[dict[str, Tensor]] = []
+
+    def judge(network: nn.Module) -> float:
+        assert not network.training
+        seen.append(state(network))
+        return scores[len(seen) - 1]
+
+    fitted = train(normed(), data(), RECIPE, Streams(0), judge=judge)
+    assert len(seen) == 3
+    assert not same(seen[0], seen[1])
+    assert same(state(fitted), seen[winner])
+    assert not fitted.training
+
+
+def test_a_judge_changes_nothing_about_the_training():
+    rising = iter(range(3))
+    assert torch.equal(weights(1, judge=lambda network: float(next(rising))), weights(1))
