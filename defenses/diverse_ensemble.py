@@ -35,15 +35,16 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logits.exp() * logits).sum(1)
 
 
-@defense("diverse-ensemble", tags={"broken"})
+@defense("diverse-ensemble")
 @dataclass(frozen=True)
 class DiverseEnsemble(Defense):
     """Train members together, with a reward for probabilities of the wrong classes that differ among them.
 
-    Claims that an adversarial example then does not transfer from one member to the others. alpha weighs the
-    entropy of the mean, beta the logarithm of the diversity, both as in the paper, which has 3 members too.
-    With as many members as classes or more there is no diversity, and only the entropy counts. Broken by more
-    steps of an attack on the mean (Tramèr et al. 2020, arXiv:2002.08347, section 11).
+    Claims that an adversarial example then does not transfer from one member to the others. Known to fall to an
+    attack on the mean that takes enough steps (Tramèr et al. 2020, arXiv:2002.08347, section 11); what is left
+    of the claim is little. alpha weighs the entropy of the mean, beta the logarithm of the diversity, both as
+    in the paper, which has 3 members too. With as many members as classes or more there is no diversity, and
+    only the entropy counts.
     """
 
     members: int = 3
