@@ -25,7 +25,7 @@ from firstline.benchmark.core.losses import cross_entropies, dlr, margins
 from firstline.benchmark.core.norms import distance
 from firstline.benchmark.core.registry import attack, defense, task
 from firstline.benchmark.core.rng import Streams, isolated
-from firstline.benchmark.core.system import INVALID, REFUSED, Bare, Response, System
+from firstline.benchmark.core.system import INVALID, REFUSED, Bare, Certificate, Response, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Recipe, train
@@ -37,6 +37,7 @@ __all__ = [
     "Architecture",
     "Attack",
     "Bare",
+    "Certificate",
     "Context",
     "Data",
     "DataProblem",

@@ -12,6 +12,8 @@ from firstline.benchmark.core.data import InputSpace
 class Standardise(nn.Module):
     """Inputs (n, *shape) less mean, over scale, per channel or feature, so that networks take raw inputs."""
 
+    monotone = True  # no output falls when an input rises: intervals go to intervals
+
     def __init__(self, mean: tuple[float, ...], scale: tuple[float, ...], ndim: int) -> None:
         super().__init__()
         shape = (1, -1, *[1] * (ndim - 1))

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.checks import applies_to
-from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.contract.oracles import REACH, SIDE, Blobs
 from firstline.benchmark.core.contracts import Context, Defense
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.losses import cross_entropies
+from firstline.benchmark.core.norms import column
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Fitted, Stack
-from firstline.benchmark.core.system import Response
+from firstline.benchmark.core.system import REFUSED, Response
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
+UNLUCKY = 0.05  # the share of the proofs that may fail, where they hold with some probability only
 
 
 def _fit(defense: Defense) -> Fitted:
@@ -138,6 +140,30 @@ def differentiable(defense: Defense, folder: Path | None) -> None:
         assert answer.logits.requires_grad, "surrogate has no gradient; give a differentiable stand-in (BPDA)"
         (gradient,) = torch.autograd.grad(cross_entropies(answer.logits, test.y[:8]).sum(), x)
     assert torch.isfinite(gradient).all(), "the surrogate's gradient is NaN or infinite"
+
+
+@applies_to(Defense)
+def proofs(defense: Defense, folder: Path | None) -> None:
+    """Proves nothing that a step to the other class refutes."""
+    if _skip(defense):
+        return
+    fitted, x = _fitted(defense), Blobs().load(None).test.x[:64]
+    for norm in ("linf", "l2", "l1"):
+        proof = fitted.system.certify(x.clone(), norm, torch.Generator().manual_seed(0))
+        if proof is None:
+            continue
+        shapes = tuple(proof.labels.shape), tuple(proof.radii.shape)
+        assert shapes == ((len(x),), (len(x),)), f"{norm}: a proof of {len(x)} inputs has shapes {shapes}"
+        assert (proof.radii >= 0).all(), (
+            f"{norm}: some radii are negative or NaN; where nothing is proved, say 0"
+        )
+        length = proof.radii.to(x).clamp_max(SIDE * SIDE) * 0.99 * REACH[norm] / SIDE
+        away = column(length * (1 - 2 * proof.labels.clamp_min(0)), x)
+        labels = _respond(fitted, (x + away).clamp(0, 1)).labels
+        changed = (labels != proof.labels) & (labels != REFUSED) & (proof.radii > 0)
+        assert changed.float().mean() <= UNLUCKY, (
+            f"{norm}: {int(changed.sum())} of {len(x)} answers change within the radius for which they are proved"
+        )
 
 
 @applies_to(Defense)

@@ -121,6 +121,9 @@ LIMITS: dict[str, Limit] = {
     "chance_excess": Limit(
         7, "answers agree with permuted labels {value} standard deviations more often than chance does (limit {limit})", OURS, None, 4.0, form=".1f"
     ),
+    "broken_certificates": Limit(
+        7, "{value} of the examples are answered wrongly within a radius for which the system proved its answer (limit {limit})", OURS, 0.0, 0.02
+    ),
     "invalid_answers": Limit(
         7, "{value} of the adversarial inputs got NaN or infinite logits; they count as errors", OURS, 0.0
     ),

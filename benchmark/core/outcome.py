@@ -41,7 +41,9 @@ class EvasionOutcome(Outcome):
     """Per attacked example: its id, label, the answers to the clean and the adversarial input, and the cost.
 
     minimal_distance, for attacks that look for the closest point, is how far the closest wrong answer was:
-    0 where the clean input is answered wrongly, infinity where no wrong answer was found.
+    0 where the clean input is answered wrongly, infinity where no wrong answer was found. certified_answer and
+    certified_radius, for systems that prove something in the threat's norm, are what no point within that
+    radius of the clean input may change.
     """
 
     vector = "evasion"
@@ -53,6 +55,8 @@ class EvasionOutcome(Outcome):
     queries: Ints
     gradients: Ints
     minimal_distance: Floats | None = None
+    certified_answer: Ints | None = None
+    certified_radius: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,17 @@ class Response:
         return labels if self.acceptance is None else torch.where(self.accepted, labels, REFUSED)
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """What a system proves about n inputs: no point within radii (n,) of an input gets another answer than labels (n,).
+
+    Radii are in the norm that was asked about, and 0 where nothing is proved; labels may be REFUSED there.
+    """
+
+    labels: Tensor
+    radii: Tensor
+
+
 class System(nn.Module):
     """A deployed model. Subclass it to change what goes in or comes out; its parameters and buffers are its state.
 
@@ -71,6 +82,13 @@ class System(nn.Module):
         """Whether `surrogate` may answer otherwise than `respond`, here or further inside."""
         here = type(self).surrogate is not System.surrogate
         return here or (self.inner is not None and self.inner.stands_in)
+
+    def certify(self, x: Tensor, norm: str, rng: torch.Generator) -> Certificate | None:
+        """Return what is proved of the answers around inputs x (n, *shape), None where nothing is in this norm.
+
+        The default is None, also around a system that certifies: what a layer changes, its proof doesn't know.
+        """
+        return None
 
     def observe(self, queries: Tensor) -> Tensor:
         """See a batch of queries (n, *shape) as they come; return which are flagged, (n,) bool."""

@@ -21,6 +21,7 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import INVALID, REFUSED
 from firstline.benchmark.core.target import Target, asked
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
+from firstline.benchmark.protocols.certificate import broken_certificates, certified, proven
 from firstline.benchmark.protocols.gate import EXAMPLES, NORMS, Probe, figures, honesty, noisy
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -47,6 +48,7 @@ def run(bench: Bench) -> Measured:
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
     clean, answer = answered(answers[: len(drawn)]), answers[len(drawn) :]
     bench.stage("gate")
+    proved = certified(served.system, drawn.x, bench.threat.goal, bench.rng.torch("certify"))
     shared = probed(served, drawn, clean.to(drawn.y.device), bench)
     bench.stage("measure")
     _none_idle(attack, target, adversarial, allowed, shared)
@@ -68,6 +70,8 @@ def run(bench: Bench) -> Measured:
         queries=target.queries.numpy(),
         gradients=target.gradients.numpy(),
         minimal_distance=None if minimal is None else minimal.numpy(),
+        certified_answer=None if proved is None else proved.labels.cpu().numpy(),
+        certified_radius=None if proved is None else proved.radii.double().cpu().numpy(),
     )
     own = {
         "invalid_answers": float((outcome.adversarial_answer == INVALID).mean()),
@@ -76,6 +80,8 @@ def run(bench: Bench) -> Measured:
     }
     if not served.system.stochastic:  # whose answers differ by its own noise
         own["blind_gap"] = gap
+    if proved is not None:
+        own["broken_certificates"] = float(broken_certificates(outcome).mean())
     diagnostics = {**target.notes, **shared, **own}
     return Measured(
         outcome=outcome,
@@ -176,6 +182,8 @@ def measure(outcome: EvasionOutcome, eps: float) -> dict[str, Metric]:
     }
     if right.any():
         metrics["attack_success_rate"] = share(~held[right], "lower")
+    if outcome.certified_radius is not None:
+        metrics["certified_accuracy"] = share(proven(outcome) >= eps, "higher")
     far = outcome.minimal_distance
     if far is not None and eps > 0:
         area = np.minimum(far, CURVE * eps).mean() / (CURVE * eps)

@@ -29,7 +29,7 @@ from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import DataProblem
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import Response, System
+from firstline.benchmark.core.system import Certificate, Response, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 
@@ -79,6 +79,24 @@ class Answering(System):
 
 def answering(how: Hook, **hooks: Hook) -> Defense:
     return quick(deploy=lambda system, task: Answering(system, how), **hooks)
+
+
+class Proving(System):
+    """The best classifier, which proves its answers within a radius, whatever the input."""
+
+    def __init__(self, radii: Tensor) -> None:
+        super().__init__()
+        self.best, self.radii = Blobs().best(), radii
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        return self.best.respond(x, rng)
+
+    def certify(self, x: Tensor, norm: str, rng: torch.Generator) -> Certificate | None:
+        return Certificate(self.respond(x, rng).labels, self.radii) if norm == "linf" else None
+
+
+def proving(radii: Tensor) -> Defense:
+    return quick(deploy=lambda system, task: Proving(radii))
 
 
 def boastful(system: System) -> System:
@@ -381,6 +399,10 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (defenses.answers, answering(lambda s, z, x, rng: Response(z, torch.rand(len(z), generator=rng))), "set stochastic"),
     (defenses.differentiable, answering(lambda s, z, x, rng: z.detach()), r"give a differentiable stand-in \(BPDA\)"),
     (defenses.differentiable, answering(lambda s, z, x, rng: z + (x.flatten(1)[:, :2] * 0).sqrt()), "gradient is NaN or infinite"),
+    (defenses.proofs, proving(torch.full((64,), 0.06)), "linf: .* answers change within the radius"),
+    (defenses.proofs, proving(torch.full((64,), torch.inf)), "linf: .* answers change within the radius"),
+    (defenses.proofs, proving(torch.full((64,), -0.1)), "some radii are negative or NaN"),
+    (defenses.proofs, proving(torch.zeros(3)), r"a proof of 64 inputs has shapes \(\(64,\), \(3,\)\)"),
     (defenses.useful, quick(), "clean accuracy on two easy blobs is 0"),
     (tasks.same_data, blobs(spoilt_test(x=lambda d: torch.rand(d.x.shape, generator=CHAOS))), "two loads gave different data"),
     (tasks.same_data, blobs(fingerprint="ab" * 32), "the pinned one abab"),
