@@ -1,4 +1,4 @@
-"""Bit-depth reduction, with a way back for attackers. Source: Xu, Evans & Qi 2018, arXiv:1704.01155, section 3.1."""
+"""Bit-depth reduction, with a way back for attackers. Source: Xu, Evans & Qi 2018, arXiv:1704.01155, section III-A."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Median smoothing of images. Source: Xu, Evans & Qi 2018, arXiv:1704.01155, section 3.2."""
+"""Median smoothing of images. Source: Xu, Evans & Qi 2018, arXiv:1704.01155, section III-B."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,12 @@ def _reflected(side: int, size: int) -> Tensor:
     return torch.minimum(place, 2 * side - 1 - place)
 
 
+def check_size(defense: Defense, size: int) -> None:
+    """Raise FirstlineError unless a window can have a side of so many pixels."""
+    if size < 1:
+        raise FirstlineError(f"{defense}: the side of the window must be at least 1 pixel")
+
+
 @defense("median-smoothing")
 @dataclass(frozen=True)
 class MedianSmoothing(Defense):
@@ -38,8 +44,8 @@ class MedianSmoothing(Defense):
 
     Claims to remove sparse, loud perturbations (l0). size is the window's side, 2 in the paper for MNIST and
     CIFAR-10. Known to fall to attackers who differentiate through the median, as with other transformations
-    of inputs (Athalye et al. 2018, arXiv:1802.00420, section 5.2.2; He et al. 2017, arXiv:1706.04701, section
-    4), which is what attacks do here.
+    of inputs (Athalye et al. 2018, arXiv:1802.00420, section 5.2.2; He et al. 2017, arXiv:1706.04701), which
+    is what attacks do here.
     """
 
     inputs = ("real",)
@@ -49,7 +55,6 @@ class MedianSmoothing(Defense):
     def deploy(self, system: System, task: Task) -> System:
         """Return system behind the filter."""
         images_only(self, task)
-        if self.size < 1:
-            raise FirstlineError(f"{self}: the side of the window must be at least 1 pixel")
+        check_size(self, self.size)
         smooth = partial(median_filter, size=self.size)
         return Transformed(system, smooth, smooth)
