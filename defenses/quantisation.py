@@ -28,9 +28,22 @@ class Quantised(System):
 
     def respond(self, x: Tensor, rng: torch.Generator) -> Response:
         """Answer the rounded x (n, *shape)."""
-        low, step = self.get_buffer("low"), self.get_buffer("step")
-        near = low + torch.round((x - low) / step.clamp_min(1e-12)) * step
-        return self._inside().respond(near, rng)
+        return self._inside().respond(self.rounded(x), rng)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Return x (n, *shape) at the nearest levels."""
+        return to_levels(x, self.get_buffer("low"), self.get_buffer("step"))
+
+
+def to_levels(x: Tensor, low: Tensor, step: Tensor) -> Tensor:
+    """Return x (n, *shape) rounded to low and so many steps; what has a step of 0 becomes low."""
+    return low + torch.round((x - low) / step.clamp_min(1e-12)) * step
+
+
+def check_bits(defense: Defense, bits: int) -> None:
+    """Raise FirstlineError unless a feature can be rounded to so many bits."""
+    if bits < 1:
+        raise FirstlineError(f"{defense}: bits must be at least 1")
 
 
 @defense("quantisation", tags={"broken"})
@@ -49,7 +62,6 @@ class Quantisation(Defense):
 
     def deploy(self, system: System, task: Task) -> System:
         """Return system behind the rounding."""
-        if self.bits < 1:
-            raise FirstlineError(f"{self}: bits must be at least 1")
+        check_bits(self, self.bits)
         low, high = task.space.box(torch.zeros(1))
         return Quantised(system, 2**self.bits, low, high)

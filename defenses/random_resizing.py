@@ -10,6 +10,7 @@ from firstline.benchmark.core.contracts import Defense, Task
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.system import Response, System
+from firstline.defenses.transformation import images_only
 
 
 class Resizing(System):
@@ -30,12 +31,21 @@ class Resizing(System):
     def _resized(self, x: Tensor, rng: torch.Generator) -> Tensor:
         chance = torch.rand(len(x), 3, generator=rng, dtype=x.dtype).to(x.device)
         share = self.least + (1 - self.least) * chance[:, 0]
-        # The grid says where each pixel of the canvas looks in the image: beyond its edge there is padding.
-        affine = torch.zeros(len(x), 2, 3, dtype=x.dtype, device=x.device)
-        affine[:, 0, 0] = affine[:, 1, 1] = 1 / share
-        affine[:, :, 2] = (1 / share - 1)[:, None] * (chance[:, 1:] * 2 - 1)
-        grid = affine_grid(affine, list(x.shape), align_corners=False)
-        return grid_sample(x, grid, padding_mode="border", align_corners=False)
+        return shrunk(x, share[:, None].expand(-1, 2), chance[:, 1:] * 2 - 1, "border")
+
+
+def shrunk(x: Tensor, share: Tensor, place: Tensor, padding: str) -> Tensor:
+    """Return x (n, channels, height, width), each image shrunk to its share of the canvas and moved to its place.
+
+    share (n, 2) is of the width and of the height; place (n, 2) goes from -1, the right and lower end, to 1.
+    padding is grid_sample's. Bilinear.
+    """
+    # The grid says where each pixel of the canvas looks in the image: beyond its edge there is padding.
+    affine = torch.zeros(len(x), 2, 3, dtype=x.dtype, device=x.device)
+    affine[:, 0, 0], affine[:, 1, 1] = (1 / share).unbind(1)
+    affine[:, :, 2] = (1 / share - 1) * place
+    grid = affine_grid(affine, list(x.shape), align_corners=False)
+    return grid_sample(x, grid, padding_mode=padding, align_corners=False)
 
 
 @defense("random-resizing", tags={"broken"})
@@ -58,11 +68,7 @@ class RandomResizing(Defense):
 
     def deploy(self, system: System, task: Task) -> System:
         """Return system behind the resizing."""
-        if len(task.space.shape) != 3:
-            raise FirstlineError(
-                f"{self.name} resizes images (channels, height, width); the inputs of {task.name} have shape "
-                f"{task.space.shape}"
-            )
+        images_only(self, task)
         if not 0 < self.least <= 1:
             raise FirstlineError(f"{self}: least is a share of the canvas, above 0 and at most 1")
         return Resizing(system, self.least, self.declared)

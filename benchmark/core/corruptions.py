@@ -8,24 +8,23 @@ needs photographs), all edges are mirrored, motion is not rounded to whole pixel
 transforms interpolate once, and JPEG leaves out what is lossless.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate, pad
+from torch.nn.functional import grid_sample
 
 from firstline.benchmark.core.data import InputSpace
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.geometry import Region
+from firstline.benchmark.core.jpeg import compress, grey
 from firstline.benchmark.core.norms import column
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.threat import Threat
 
 SIDE = 32  # the image side that the constants are for
-GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in luminance, ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -144,15 +143,8 @@ def _snow(x: Tensor, constant: tuple[float, ...], generator: torch.Generator) ->
     flakes = _zoomed(flakes, zoom)
     flakes = torch.where(flakes < threshold, 0.0, flakes.clamp(0, 1))
     flakes = _streak(flakes, (radius, sigma), -90 + 45 * _uniform((len(x),), generator))
-    pale = torch.maximum(x, _grey(x) * 1.5 + 0.5)
+    pale = torch.maximum(x, grey(x) * 1.5 + 0.5)
     return keep * x + (1 - keep) * pale + flakes + flakes.flip(2, 3)
-
-
-def _grey(x: Tensor) -> Tensor:
-    """Return the luminance (n, 1, h, w); of what is not in three colours, the mean channel."""
-    if x.shape[1] != len(GREY):
-        return x.mean(1, keepdim=True)
-    return (x * torch.tensor(GREY).reshape(1, -1, 1, 1)).sum(1, keepdim=True)
 
 
 def _plasma(n: int, side: int, decay: float, generator: torch.Generator) -> Tensor:
@@ -235,57 +227,8 @@ def _boxes(before: int, after: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-# The quantisation of quality 50. Source: ITU-T T.81, tables K.1 and K.2.
-LUMINANCE = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
-CHROMINANCE = (
-    (17, 18, 24, 47, *[99] * 4),
-    (18, 21, 26, 66, *[99] * 4),
-    (24, 26, 56, 99, *[99] * 4),
-    (47, 66, 99, 99, *[99] * 4),
-    *[(99,) * 8] * 4,
-)
-
-
 def _jpeg(x: Tensor, quality: int, generator: torch.Generator) -> Tensor:
-    """Luminance and halved chrominance lose what a JPEG of quality rounds away; grey channels luminance alone."""
-    x = (x * 255).round()
-    if x.shape[1] != len(GREY):
-        return _coarse(x, LUMINANCE, quality) / 255
-    luma = _grey(x)
-    tint = torch.cat([(x[:, 2:] - luma) / 1.772, (x[:, :1] - luma) / 1.402], 1)
-    odd = (0, x.shape[3] % 2, 0, x.shape[2] % 2)
-    tint = interpolate(pad(tint, odd, mode="replicate"), scale_factor=0.5, mode="area")
-    tint = interpolate(_coarse(tint + 128, CHROMINANCE, quality) - 128, scale_factor=2.0, mode="bilinear")
-    blue, red = tint[:, :, : x.shape[2], : x.shape[3]].split(1, 1)
-    luma = _coarse(luma, LUMINANCE, quality)
-    red, blue = luma + 1.402 * red, luma + 1.772 * blue
-    green = (luma - GREY[0] * red - GREY[2] * blue) / GREY[1]
-    return torch.cat([red, green, blue], 1) / 255
-
-
-def _coarse(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """Return planes (n, c, h, w) in [0, 255] with the cosine transform of each 8x8 block quantised."""
-    percent = 5000 / quality if quality < 50 else 200 - 2 * quality
-    steps = ((torch.tensor(table) * percent + 50) / 100).floor().clamp(1, 255)[:, None, :]
-    wave = torch.arange(8.0)
-    cosines = torch.cos(math.pi / 8 * wave[:, None] * (wave + 0.5)) / 2
-    cosines[0] /= math.sqrt(2)
-    n, c, h, w = planes.shape
-    whole = pad(planes - 128, (0, -w % 8, 0, -h % 8), mode="replicate")
-    blocks = whole.reshape(n, c, -1, 8, whole.shape[3] // 8, 8)
-    waves = torch.einsum("ui,ncaibj,vj->ncaubv", cosines, blocks, cosines)
-    waves = (waves / steps).round() * steps
-    blocks = torch.einsum("ui,ncaubv,vj->ncaibj", cosines, waves, cosines)
-    return (blocks.reshape(whole.shape)[..., :h, :w] + 128).round().clamp(0, 255)
+    return compress(x, quality)
 
 
 CORRUPTIONS = {

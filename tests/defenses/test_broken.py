@@ -239,7 +239,7 @@ def test_a_lie_does_not_spread_to_what_is_inside(plain):
 
 def test_only_images_are_resized():
     with pytest.raises(
-        FirstlineError, match=r"random-resizing resizes images .* breast-cancer have shape \(30,\)"
+        FirstlineError, match=r"random-resizing is for images .* breast-cancer have shape \(30,\)"
     ):
         RandomResizing().deploy(Bare(nn.Identity()), BreastCancer())
 
