@@ -60,7 +60,6 @@ import torchattacks  # noqa: E402
 from art.attacks import evasion as art  # noqa: E402
 from art.estimators.classification import PyTorchClassifier  # noqa: E402
 from pyautoattack.autopgd_base import APGDAttack  # noqa: E402
-from pyautoattack.fab_pt import FABAttack_PT  # noqa: E402
 from pyautoattack.square import SquareAttack  # noqa: E402
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -325,9 +324,6 @@ def fab() -> Iterator[Contest]:
                     "ours": ours(FAB(steps=steps), norm, eps[norm]),
                     "adv-lib": of_adv_lib(
                         "fab", norm=ORDER[norm], n_iter=steps, restarts=9, targeted_restarts=True
-                    ),
-                    "AutoAttack": of_autoattack(  # a radius of nothing: no example leaves before the last target
-                        FABAttack_PT, norm, 1e-9, n_iter=steps, targeted=True, n_target_classes=9
                     ),
                 }
                 yield Contest(f"fab-t, {steps} steps", model, norm, eps[norm], sides, closest=True)
