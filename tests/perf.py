@@ -108,8 +108,7 @@ class Short(Mnist):
         return replace(architecture, recipe=replace(architecture.recipe, epochs=1))
 
 
-# Passes over a batch, forward and backward, beside the steps of the ascent: TRADES learns from two inputs.
-TRAINERS = ((FastAdversarialTraining(), 1), (AdversarialTraining(), 1), (Trades(), 2))
+TRAINERS = (FastAdversarialTraining(), AdversarialTraining(), Trades())  # TRADES learns from two inputs
 
 
 def training_ratios(rounds: int = 9, batches: int = 4) -> list[tuple[str, str, str]]:
@@ -126,12 +125,12 @@ def training_ratios(rounds: int = 9, batches: int = 4) -> list[tuple[str, str, s
             context = Context(task, Streams(0), torch.device("cpu"))
             return cpu_seconds(lambda: defense.train(module, data, context))
 
-        defenses = [NoDefense(), *(trainer for trainer, _ in TRAINERS)]
+        defenses = [NoDefense(), *TRAINERS]
         times = [[fit(defense) for defense in defenses] for _ in range(rounds + 1)][1:]
-        for column, (trainer, passes) in enumerate(TRAINERS, start=1):
+        for column, trainer in enumerate(TRAINERS, start=1):
             ratio = median(row[column] / row[0] for row in times)
             kind = "8-bit grid" if grid else "no grid"
-            wanted = f"at most {(trainer.steps + passes) * 1.1:.1f}"
+            wanted = f"at most {(trainer.steps + 1) * 1.1:.1f}"
             rows.append(
                 (f"{trainer.name}, steps={trainer.steps} / plain training, {kind}", f"{ratio:.2f}", wanted)
             )

@@ -23,6 +23,15 @@ COMMANDS = {
         ["compare", "none", "input-noise(sigma=0.05)", "--results", "{smoke}"],
         lambda found: found[0]["n"] == 64 and 0 < found[0]["p"] <= 1,
     ),
+    "ablate": (
+        ["ablate", "input-noise", "--task=breast-cancer", "--attack=fgsm", "--seed=0", "--threat=evasion/white/linf:0.05",
+         "--examples=16", "--jobs=1", "--results", "{smoke}"],
+        lambda found: [(d["layer"], d["b"], d["n"]) for d in found] == [("input-noise", "none", 16)],
+    ),
+    "vulnerability": (
+        ["vulnerability", "none", "--results", "{smoke}", "--examples", "16"],
+        lambda found: {s["defense"] for s in found["systems"]} == {"none"} and found["data"],
+    ),
     "check": (["check", "fgsm"], lambda found: {f["item"] for f in found} == {"attack fgsm"}),
     "doctor": (["doctor", "--results", "{smoke}"], lambda found: {f["level"] for f in found} <= {"ok", "note"}),
     "reproduce": (
