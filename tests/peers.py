@@ -344,7 +344,7 @@ def square() -> Iterator[Contest]:
                     "SquareAttack", norm=ORDER[norm], eps=eps, max_iter=queries, p_init=0.8, batch_size=256
                 ),
             }
-            yield Contest(f"Square, {queries} queries", model, norm, eps, sides)
+            yield Contest(f"Square, {queries} queries", model, norm, eps, sides, rounds=3)
 
 
 def hop_skip_jump() -> Iterator[Contest]:

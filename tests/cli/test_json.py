@@ -7,7 +7,7 @@ import typer
 
 from firstline.benchmark.cli.main import app
 
-# Command: its words, and what must be in its answer. {smoke} is a results folder, {key} one of its records.
+# Command: its words, and what must be in its answer. {smoke} is a results folder, {key} one of its records, {fresh} an empty one.
 COMMANDS = {
     "list": (["list"], lambda found: "pgd" in [item["name"] for item in found["attacks"]]),
     "list one": (["list", "suites"], lambda found: list(found) == ["suites"]),
@@ -25,7 +25,7 @@ COMMANDS = {
     ),
     "ablate": (
         ["ablate", "input-noise", "--task=breast-cancer", "--attack=fgsm", "--seed=0", "--threat=evasion/white/linf:0.05",
-         "--examples=16", "--jobs=1", "--results", "{smoke}"],
+         "--examples=16", "--jobs=1", "--results", "{fresh}"],
         lambda found: [(d["layer"], d["b"], d["n"]) for d in found] == [("input-noise", "none", 16)],
     ),
     "vulnerability": (
@@ -51,9 +51,9 @@ def test_no_command_with_json_is_forgotten_here():
 
 
 @pytest.mark.parametrize(("words", "right"), COMMANDS.values(), ids=COMMANDS)
-def test_json_parses_and_holds_the_answer(cli, catalogue, smoke, own_recipe, words, right):
+def test_json_parses_and_holds_the_answer(cli, catalogue, smoke, own_recipe, tmp_path, words, right):
     key = next(path.stem for path in smoke.rglob("records/*/*.json"))
-    ran = cli(*(w.format(smoke=smoke, key=key, recipe=own_recipe) for w in words), "--json")
+    ran = cli(*(w.format(smoke=smoke, key=key, recipe=own_recipe, fresh=tmp_path) for w in words), "--json")
     assert ran.code == (words[0] == "reproduce"), ran.err
     assert right(json.loads(ran.out))
 
