@@ -13,13 +13,13 @@ from firstline.benchmark.core.contracts import Context, Defense, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.system import Response, System
-from firstline.defenses.detector import Detector, check_fpr, class_means, features_of, halves
+from firstline.defenses.detector import Statistical, check_fpr, class_means
 from firstline.defenses.features import last_linear, with_features
 
 FLOOR = 0.01  # of a class's mean variance, added to each: a feature that never varied is no proof
 
 
-class ZScores(Detector):
+class ZScores(Statistical):
     """Scores inputs by the mean squared z-score of their features, by the statistics of the predicted class."""
 
     def __init__(self, inner: System, classes: int) -> None:
@@ -65,7 +65,4 @@ class ActivationZScore(Defense):
     def calibrate(self, system: System, data: Data, ctx: Context) -> None:
         """Estimate means and deviations from one half of the data, and the threshold from the other."""
         assert isinstance(system, ZScores)
-        rng = ctx.rng.torch("answers")
-        known, fresh = halves(data, ctx)
-        system.learn(features_of(system._inside(), known.x, rng), known.y)
-        system.set_threshold(fresh.x, self.fpr, rng)
+        system.fit(data, self.fpr, ctx)

@@ -5,6 +5,8 @@ be measured by attacks that don't know of it. Source: Carlini & Wagner 2017, arX
 Bryniarski et al. 2021, arXiv:2106.15023.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from firstline.defenses.features import with_features
 BATCH = 256  # inputs that go through a system at once while it is calibrated
 
 
-class Detector(System):
+class Detector(System, ABC):
     """Refuses inputs whose score is above the threshold; what the score is, `judge` says.
 
     Acceptance is 0 at the threshold, and 1 at the score of the median clean input. An input is accepted where
@@ -30,9 +32,9 @@ class Detector(System):
         self.register_buffer("threshold", torch.tensor(0.0))
         self.register_buffer("spread", torch.tensor(1.0))
 
+    @abstractmethod
     def judge(self, x: Tensor, rng: torch.Generator) -> tuple[Response, Tensor]:
         """Return the answer of the inner system to x (n, *shape), and how suspect each input is, (n,)."""
-        raise NotImplementedError
 
     def respond(self, x: Tensor, rng: torch.Generator) -> Response:
         """Answer x (n, *shape), and refuse what is suspect."""
@@ -49,6 +51,21 @@ class Detector(System):
         threshold = scores[n - 1 - int(fpr * n)]
         self.get_buffer("threshold").copy_(threshold)
         self.get_buffer("spread").copy_((threshold - scores[(n - 1) // 2]).clamp_min(TINY))
+
+
+class Statistical(Detector):
+    """A detector that compares the features of an input with statistics of those of clean ones."""
+
+    @abstractmethod
+    def learn(self, features: Tensor, y: Tensor) -> None:
+        """Estimate the statistics from features (n, width) of classes y (n,)."""
+
+    def fit(self, data: Data, fpr: float, ctx: Context) -> None:
+        """Learn from one half of the data, and choose the threshold by the other."""
+        rng = ctx.rng.torch("answers")
+        known, fresh = halves(data, ctx)
+        self.learn(features_of(self._inside(), known.x, rng), known.y)
+        self.set_threshold(fresh.x, fpr, rng)
 
 
 def check_fpr(defense: Defense, fpr: float) -> None:

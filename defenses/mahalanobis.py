@@ -9,13 +9,13 @@ from firstline.benchmark.core.contracts import Context, Defense, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.system import Response, System
-from firstline.defenses.detector import Detector, check_fpr, class_means, features_of, halves
+from firstline.defenses.detector import Statistical, check_fpr, class_means
 from firstline.defenses.features import last_linear, with_features
 
 NOISE = 1e-6  # directions with a smaller share of the largest variance are rounding errors of float32
 
 
-class Mahalanobis(Detector):
+class Mahalanobis(Statistical):
     """Scores inputs by the squared Mahalanobis distance of their features to the nearest class mean."""
 
     def __init__(self, inner: System, classes: int) -> None:
@@ -66,7 +66,4 @@ class MahalanobisDetector(Defense):
     def calibrate(self, system: System, data: Data, ctx: Context) -> None:
         """Estimate means and covariance from one half of the data, and the threshold from the other."""
         assert isinstance(system, Mahalanobis)
-        rng = ctx.rng.torch("answers")
-        known, fresh = halves(data, ctx)
-        system.learn(features_of(system._inside(), known.x, rng), known.y)
-        system.set_threshold(fresh.x, self.fpr, rng)
+        system.fit(data, self.fpr, ctx)

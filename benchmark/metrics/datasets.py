@@ -2,10 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-BLOCK = 512  # rows whose distances are held at once
 
 
 def vendi(x: Floats) -> float:
@@ -36,15 +36,9 @@ def neighbour_agreement(x: Floats, y: Ints, k: int = 10) -> float:
     _check(x, y)
     if not 0 < k < len(x):
         raise ValueError(f"need 0 < k < n, got k {k} of {len(x)} rows")
-    squares, agree = (x**2).sum(1), 0
-    for start in range(0, len(x), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(x)))
-        away = squares[rows, None] + squares[None] - 2 * x[rows] @ x.T
-        away[np.arange(len(rows)), rows] = np.inf
-        near = y[np.argpartition(away, k - 1, axis=1)[:, :k]]
-        votes = np.array([np.bincount(labels, minlength=y.max() + 1).argmax() for labels in near])
-        agree += int((votes == y[rows]).sum())
-    return agree / len(x)
+    near = y[NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)]
+    votes = np.array([np.bincount(labels).argmax() for labels in near])
+    return float((votes == y).mean())
 
 
 def duplicates(x: Floats, y: Ints) -> tuple[float, float]:
