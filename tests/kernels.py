@@ -7,12 +7,10 @@ rounds are interleaved, on one thread, and what is compared is the median of the
 """
 
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 import torch
-from perf import cpu_seconds
+from perf import cpu_seconds, publish
 from scipy.spatial.distance import cdist
 from skimage import metrics as skimage
 from sklearn.covariance import EmpiricalCovariance
@@ -462,10 +460,7 @@ def main() -> None:
         "",
         *table(["kernel", "peer", "ours", "peer's"], shifted),
     ]
-    text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    publish(lines)
 
 
 if __name__ == "__main__":

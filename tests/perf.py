@@ -196,6 +196,14 @@ def command_seconds(rounds: int = 7) -> list[tuple[str, str, str]]:
     return rows
 
 
+def publish(lines: list[str]) -> None:
+    """Print a page, and write it to the path in the first argument if there is one."""
+    text = "\n".join(lines) + "\n"
+    sys.stdout.write(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text)
+
+
 def main() -> None:
     """Measure, print, and write the table if a path is given."""
     if any(name not in os.environ for name in ALLOCATOR):  # the allocator is set as it is in the workers
@@ -212,10 +220,7 @@ def main() -> None:
         "| --- | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    publish(lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstline.benchmark.cli import options
-from firstline.benchmark.cli.finish import sound_records
+from firstline.benchmark.cli.finish import records_of
 from firstline.benchmark.cli.options import RESULTS, Json
 from firstline.benchmark.cli.plan import headline
 from firstline.benchmark.cli.run import failure_line, run_plan
@@ -66,10 +66,10 @@ def ablate(
     plan = make_plan(expand(wanted, known, Selection(), where, data_dir), store)
     number = workers(jobs, where)
     if not json:
-        say(f"{headline(plan, *estimate(plan.groups, read_timings(results), number))}")
+        say(headline(plan, *estimate(plan.groups, read_timings(results), number)))
     stopped = run_plan(plan, LocalPool(number), results, data_dir, blind=True, quiet=json)
-    cells = [keys.key(keys.cell_preimage(cell)) for cell in plan.matrix.cells]
-    records = sound_records(store, [key for key in cells if store.record_path(key).is_file()])
+    cells = plan.matrix.cells
+    records = records_of(store, cells, blind=True)
     sound = [record for record in records if record.status == "ok" and record.vector == "evasion"]
 
     def text(these: tuple[Ref, ...]) -> str:

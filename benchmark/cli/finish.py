@@ -9,10 +9,12 @@ from urllib.parse import quote, unquote
 
 from firstline.benchmark.cli.show_text import say, table
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.run import keys
 from firstline.benchmark.run.store import Store, write_whole
 
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
+    from firstline.benchmark.run.keys import Cell
     from firstline.leaderboard.table import Estimate, Table
 
 
@@ -21,15 +23,21 @@ def warn(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def sound_records(store: Store, keys: Iterable[str] | None = None) -> "list[Record]":
-    """Return the store's records (those with keys, if given); a damaged one is named and left out."""
+def sound_records(store: Store, wanted: Iterable[str] | None = None) -> "list[Record]":
+    """Return the store's records (those with wanted keys, if given); a damaged one is named and left out."""
     found = []
-    for key in store.record_keys() if keys is None else keys:
+    for key in store.record_keys() if wanted is None else wanted:
         try:
             found.append(store.read(key))
         except FirstlineError as error:
             warn(f"left out: {error}")
     return found
+
+
+def records_of(store: Store, cells: "list[Cell]", *, blind: bool) -> "list[Record]":
+    """Return the sound records of these cells that there are, in their order."""
+    wanted = [keys.key(keys.cell_preimage(cell, blind=blind)) for cell in cells]
+    return sound_records(store, [key for key in wanted if store.record_path(key).is_file()])
 
 
 def summarise(store: Store, records: "list[Record]") -> "list[Table]":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstline.benchmark.cli import options
-from firstline.benchmark.cli.finish import build_board, default_uri, export, sound_records, summarise, warn
+from firstline.benchmark.cli.finish import build_board, default_uri, export, records_of, summarise, warn
 from firstline.benchmark.cli.options import RESULTS, Json
 from firstline.benchmark.cli.plan import headline
 from firstline.benchmark.cli.show_text import count, duration, say, say_json
@@ -68,8 +68,7 @@ def run(
             f"{wanted.label} on {where}, {count(number, 'worker')}: {headline(plan, *estimate(plan.groups, read_timings(results), number))}"
         )
     stopped = run_plan(plan, LocalPool(number), results, data_dir, blind=not not_blind, quiet=json)
-    wanted_keys = [keys.key(keys.cell_preimage(cell, blind=not not_blind)) for cell in plan.matrix.cells]
-    records = sound_records(store, [key for key in wanted_keys if store.record_path(key).is_file()])
+    records = records_of(store, plan.matrix.cells, blind=not not_blind)
     failed = [record for record in records if record.status == "failed"]
     if json:
         say_json([record.model_dump(mode="json") for record in records])
@@ -77,7 +76,9 @@ def run(
         say()
         summarise(store, records)
         _tell_failures(failed)
-        say(f"{count(len(records), 'record')} of {count(len(wanted_keys), 'cell')} in {results / 'records'}")
+        say(
+            f"{count(len(records), 'record')} of {count(len(plan.matrix.cells), 'cell')} in {results / 'records'}"
+        )
         if board:
             say(f"leaderboard  {build_board(store, records, results / 'board', 'firstline')}")
     if not no_mlflow:
