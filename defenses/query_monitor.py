@@ -75,8 +75,7 @@ class QueryMonitor(Defense):
 
     Claims to flag such attacks after a handful of queries, whoever sends them, and almost no others. window, in
     features, and hashes are the paper's, share its 25 of 50; memory is how many queries it looks back. Images with
-    much empty background, as MNIST's, need a wider window: 50. Answers stay
-    as they are: it is up to the caller of `observe` to refuse. Known to fall to attacks that adapt the length of
+    much empty background, as MNIST's, need a wider window: 50. Known to fall to attacks that adapt the length of
     their steps to what is flagged (Feng et al. 2023, arXiv:2303.06280), and to transfer, which asks once.
     """
 

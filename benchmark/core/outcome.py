@@ -43,7 +43,9 @@ class EvasionOutcome(Outcome):
     minimal_distance, for attacks that look for the closest point, is how far the closest wrong answer was:
     0 where the clean input is answered wrongly, infinity where no wrong answer was found. certified_answer and
     certified_radius, for systems that prove something in the threat's norm, are what no point within that
-    radius of the clean input may change.
+    radius of the clean input may change. *_acceptance, for systems that refuse, are below 0 where they do.
+    flagged_at and honest_flagged, for monitored systems under attackers who must ask them, are the number of the
+    first flagged query (0: none), and whether the clean inputs would be flagged.
     """
 
     vector = "evasion"
@@ -57,13 +59,18 @@ class EvasionOutcome(Outcome):
     minimal_distance: Floats | None = None
     certified_answer: Ints | None = None
     certified_radius: Floats | None = None
+    clean_acceptance: Floats | None = None
+    adversarial_acceptance: Floats | None = None
+    flagged_at: Ints | None = None
+    honest_flagged: Bools | None = None
 
 
 @dataclass(frozen=True)
 class PoisoningOutcome(Outcome):
     """Per test example the answers of the system fitted without and with poison; per training row what befell it.
 
-    triggered_* hold the test examples outside the target class, with the trigger on, for backdoors.
+    triggered_* hold the test examples outside the target class, with the trigger on, for backdoors; *_acceptance,
+    for systems that refuse, are of the system fitted with poison, and below 0 where it does.
     """
 
     vector = "poisoning"
@@ -76,6 +83,8 @@ class PoisoningOutcome(Outcome):
     triggered_label: Ints | None = None
     triggered_answer: Ints | None = None
     target_class: Ints | None = None
+    clean_acceptance: Floats | None = None
+    triggered_acceptance: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ class System(nn.Module):
         here = type(self).surrogate is not System.surrogate
         return here or (self.inner is not None and self.inner.stands_in)
 
+    @property
+    def monitors(self) -> bool:
+        """Whether `observe` may flag anything, here or further inside."""
+        here = type(self).observe is not System.observe
+        return here or (self.inner is not None and self.inner.monitors)
+
     def certify(self, x: Tensor, norm: str, rng: torch.Generator) -> Certificate | None:
         """Return what is proved of the answers around inputs x (n, *shape), None where nothing is in this norm.
 
@@ -91,7 +97,11 @@ class System(nn.Module):
         return None
 
     def observe(self, queries: Tensor) -> Tensor:
-        """See a batch of queries (n, *shape) as they come; return which are flagged, (n,) bool."""
+        """See a batch of queries (n, *shape) as they come; return which are flagged, (n,) bool.
+
+        Only what an attacker asks of the deployed system comes here, in order, and a flagged query gets no answer.
+        What a monitor remembers is no part of its state: each cell begins with a copy that has seen nothing.
+        """
         if self.inner is not None:
             return self.inner.observe(queries)
         return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)

@@ -1,7 +1,7 @@
 """The door that an attack gets: what the threat model grants, metered per sample, and nothing else."""
 
 from collections.abc import Callable, Iterable
-from copy import copy
+from copy import copy, deepcopy
 from typing import Self
 
 import torch
@@ -63,6 +63,23 @@ def asked(
     return Response(torch.cat([part.logits for part in found]), torch.cat(acceptance) if acceptance else None)
 
 
+def observed(system: System, queries: Tensor) -> Tensor:
+    """Return which of the queries (n, *shape) the system's monitor flags, (n,) bool. Raises SystemFailed where it can't say."""
+    try:
+        flagged = system.observe(queries)
+    except (FirstlineError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise SystemFailed(f"observe raised {type(error).__name__}: {error}") from error
+    if (
+        not isinstance(flagged, Tensor)
+        or flagged.dtype != torch.bool
+        or tuple(flagged.shape) != (len(queries),)
+    ):
+        raise SystemFailed(f"observe must return {len(queries)} truth values, one per query")
+    return flagged
+
+
 class Target:
     """A system behind its threat model.
 
@@ -70,6 +87,10 @@ class Target:
     budget holds for each. Without examples there is one counter for all. space and classes are public.
     batch is how many inputs go through the system at once; without it, as many as a memory budget allows.
     notes is what the attack told about itself, see `tell`.
+
+    Queries of a monitored system pass a monitor that has seen nothing before: what it flags gets no answer, logits
+    of 0 and a refusal. flagged_at (n,) is the number of the first such query of each example, 0 without one. An
+    attacker who holds the gradients asks a copy of its own, which nobody watches.
     """
 
     def __init__(
@@ -91,11 +112,18 @@ class Target:
         self.notes: dict[str, float] = {}
         self.queries = torch.zeros(examples if examples is not None else 1, dtype=torch.int64)
         self.gradients = torch.zeros_like(self.queries)
+        self.flagged_at = torch.zeros_like(self.queries)
+        self._monitor = deepcopy(system) if system.monitors and "gradients" not in threat.grants else None
         self._single = examples is None
         self._rows: Tensor | None = None
         self._system, self._build, self._batch = system, build, batch
         self._train, self._aux, self._defense = train, aux, defense
         self._noise, self._trial = rng.torch("answers"), rng.torch("batch")
+
+    @property
+    def watched(self) -> bool:
+        """Whether a monitor sees the queries."""
+        return self._monitor is not None
 
     def keep(self, rows: Tensor) -> Self:
         """Return the same door for the examples at rows (k,) alone: row i there is row rows[i] here.
@@ -118,21 +146,19 @@ class Target:
                 f"list {grant!r} in the attack's needs, or attack under a threat model that grants it"
             )
 
-    def _charge(self, counter: Tensor, count: int, rows: Tensor | None, limit: int | None) -> None:
+    def _owners(self, count: int, rows: Tensor | None) -> Tensor:
+        """The counters (count,) that so many inputs are charged to."""
         if self._single:
-            spent = counter + count
-        elif rows is None:
-            mine = len(counter) if self._rows is None else len(self._rows)
-            if count != mine:
-                raise ValueError(f"{count} inputs for {mine} examples: pass rows to say whose they are")
-            spent = (
-                counter + 1
-                if self._rows is None
-                else counter.index_add(0, self._rows, torch.ones_like(self._rows))
-            )
-        else:
-            rows = rows.cpu() if self._rows is None else self._rows[rows.cpu()]
-            spent = counter.index_add(0, rows, torch.ones(count, dtype=torch.int64))
+            return torch.zeros(count, dtype=torch.int64)
+        if rows is not None:
+            return rows.cpu() if self._rows is None else self._rows[rows.cpu()]
+        mine = torch.arange(len(self.queries)) if self._rows is None else self._rows
+        if count != len(mine):
+            raise ValueError(f"{count} inputs for {len(mine)} examples: pass rows to say whose they are")
+        return mine
+
+    def _charge(self, counter: Tensor, owners: Tensor, limit: int | None) -> None:
+        spent = counter.index_add(0, owners, torch.ones_like(owners))
         if limit is not None and int(spent.max()) > limit:
             per = "in all" if self._single else "per example"
             raise BudgetExhausted(
@@ -164,8 +190,22 @@ class Target:
         return checked(answer, x, self._noise, self.classes)
 
     def _ask(self, x: Tensor, rows: Tensor | None) -> Response:
-        self._charge(self.queries, len(x), rows, self.threat.queries)
-        return asked(self._system.respond, self._split(x), self._noise, self.classes)
+        owners = self._owners(len(x), rows)
+        self._charge(self.queries, owners, self.threat.queries)
+        answer = asked(self._system.respond, self._split(x), self._noise, self.classes)
+        return answer if self._monitor is None else self._passed(self._monitor, x, owners, answer)
+
+    def _passed(self, monitor: System, x: Tensor, owners: Tensor, answer: Response) -> Response:
+        """The answers that a monitor lets through."""
+        flagged = observed(monitor, x)
+        for place in flagged.nonzero().squeeze(1).tolist():
+            owner = owners[place]
+            if self.flagged_at[owner] == 0:
+                self.flagged_at[owner] = self.queries[owner] - (owners[place + 1 :] == owner).sum()
+        acceptance = torch.ones_like(answer.logits[:, 0]) if answer.acceptance is None else answer.acceptance
+        return Response(
+            torch.where(flagged[:, None], 0.0, answer.logits), torch.where(flagged, -1.0, acceptance)
+        )
 
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Response:
         """Return logits and acceptance for x (k, *shape). rows (k,) says which examples they belong to."""
@@ -190,8 +230,9 @@ class Target:
         """
         self._need("gradients")
         draws = DRAWS if self._system.stochastic else 1
+        owners = self._owners(len(x), rows)
         for _ in range(draws):  # every draw is a gradient
-            self._charge(self.gradients, len(x), rows, None)
+            self._charge(self.gradients, owners, None)
         parts = self._split(x)
         slopes = [
             self._slope(points, labels, loss, draws)
@@ -241,7 +282,8 @@ class Target:
         self._need("gradients")
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._ask(x, rows).logits
-        self._charge(self.gradients, len(x), rows, None)
+        owners = self._owners(len(x), rows)
+        self._charge(self.gradients, owners, None)
         logits = self._respond(self._system.surrogate, x).logits
         if not logits.requires_grad:
             raise SystemFailed(NO_GRADIENT)
@@ -250,7 +292,7 @@ class Target:
         def back(gradient: Tensor) -> None:
             nonlocal paid
             if not paid:
-                self._charge(self.gradients, len(x), rows, None)
+                self._charge(self.gradients, owners, None)
             paid = False
 
         logits.register_hook(back)

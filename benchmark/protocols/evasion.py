@@ -4,6 +4,8 @@ An example counts as robust when the clean input is answered rightly and the adv
 rightly or refused. Examples are drawn by the seed alone, so that every defense meets the same ones.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,10 +20,12 @@ from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import EvasionOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import INVALID, REFUSED
-from firstline.benchmark.core.target import Target, asked
+from firstline.benchmark.core.system import INVALID, REFUSED, Response
+from firstline.benchmark.core.target import Target, asked, observed
+from firstline.benchmark.metrics.resilience import drop
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.certificate import broken_certificates, certified, proven
+from firstline.benchmark.protocols.detection import acceptances, detection, monitoring
 from firstline.benchmark.protocols.gate import EXAMPLES, NORMS, Probe, figures, honesty, noisy
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -43,7 +47,7 @@ def run(bench: Bench) -> Measured:
     target = bench.target(served.system, len(drawn), bench.rng)
     allowed = region_of(bench.threat, drawn.x, bench.task.space, bench.rng)
     adversarial = _crafted(attack, target, drawn, allowed, bench)
-    watched = _watched(served, adversarial, bench)
+    watched, usual = (_watched(served, x, bench) for x in (adversarial, drawn.x))
     bench.stage("score")
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
     clean, answer = answered(answers[: len(drawn)]), answers[len(drawn) :]
@@ -53,7 +57,7 @@ def run(bench: Bench) -> Measured:
     bench.stage("measure")
     _none_idle(attack, target, adversarial, allowed, shared)
     far = allowed.distance(adversarial).double().cpu()
-    gap = float((watched != answer.cpu()).float().mean())
+    gap = float((watched.labels.cpu() != answer.cpu()).float().mean())
     minimal = None
     if isinstance(attack, MinimalNorm):
         minimal = _minimal(far, clean.cpu(), answer.cpu(), drawn.y.cpu())
@@ -72,6 +76,10 @@ def run(bench: Bench) -> Measured:
         minimal_distance=None if minimal is None else minimal.numpy(),
         certified_answer=None if proved is None else proved.labels.cpu().numpy(),
         certified_radius=None if proved is None else proved.radii.double().cpu().numpy(),
+        clean_acceptance=acceptances(usual),
+        adversarial_acceptance=acceptances(watched),
+        flagged_at=target.flagged_at.numpy() if target.watched else None,
+        honest_flagged=_honest(served, drawn.x).cpu().numpy() if target.watched else None,
     )
     own = {
         "invalid_answers": float((outcome.adversarial_answer == INVALID).mean()),
@@ -85,7 +93,7 @@ def run(bench: Bench) -> Measured:
     diagnostics = {**target.notes, **shared, **own}
     return Measured(
         outcome=outcome,
-        metrics=measure(outcome, bench.threat.eps),
+        metrics=measure(outcome, bench.threat.eps, bench.rng.numpy("bootstrap")),
         curves=curves(outcome, bench.threat.eps),
         diagnostics={name: value for name, value in diagnostics.items() if np.isfinite(value)},
         gate=judge(diagnostics),
@@ -168,13 +176,14 @@ def robust(outcome: EvasionOutcome) -> NDArray[np.bool_]:
     return np.asarray((outcome.clean_answer == outcome.label) & held)
 
 
-def measure(outcome: EvasionOutcome, eps: float) -> dict[str, Metric]:
-    """Return the metrics of one attack on one system, eps being the threat model's radius."""
+def measure(outcome: EvasionOutcome, eps: float, rng: np.random.Generator) -> dict[str, Metric]:
+    """Return the metrics of one attack on one system, eps being the threat model's radius; rng resamples."""
     right, held = outcome.clean_answer == outcome.label, robust(outcome)
     n = len(right)
     metrics = {
         "clean_accuracy": share(right, "higher"),
         "robust_accuracy": share(held, "higher"),
+        "accuracy_drop": plain(drop(right.mean(), held.mean()), n, "share", "lower"),
         "clean_rejection_rate": share(outcome.clean_answer == REFUSED, "lower"),
         "mean_distance": plain(outcome.distance.mean(), n, "input units"),
         "queries_per_example": plain(outcome.queries.mean(), n, "queries"),
@@ -190,6 +199,11 @@ def measure(outcome: EvasionOutcome, eps: float) -> dict[str, Metric]:
         metrics["curve_area"] = plain(area, n, "share", "higher")
         if right.any() and np.isfinite(median := np.median(far[right])):
             metrics["median_minimal_distance"] = plain(median, int(right.sum()), "input units", "higher")
+    if outcome.clean_acceptance is not None and outcome.adversarial_acceptance is not None:
+        moved = outcome.distance > 0
+        metrics |= detection(outcome.clean_acceptance, outcome.adversarial_acceptance[moved], rng)
+    if outcome.flagged_at is not None and outcome.honest_flagged is not None:
+        metrics |= monitoring(outcome.flagged_at, outcome.queries, outcome.honest_flagged)
     return metrics
 
 
@@ -202,7 +216,12 @@ def curves(outcome: EvasionOutcome, eps: float) -> dict[str, list[tuple[float, f
     return {"robust_accuracy": [(float(r), float((far > r * (1 + SLACK)).mean())) for r in radii]}
 
 
-def _watched(served: Served, x: Tensor, bench: Bench) -> Tensor:
+def _watched(served: Served, x: Tensor, bench: Bench) -> Response:
     """Answers of the system in the attack's own process, which saw the gradients."""
     parts = (part.clone() for part in x.split(512))
-    return asked(served.system.respond, parts, bench.rng.torch("watched"), bench.task.classes).labels.cpu()
+    return asked(served.system.respond, parts, bench.rng.torch("watched"), bench.task.classes)
+
+
+def _honest(served: Served, x: Tensor) -> Tensor:
+    """Which of clean inputs x (n, *shape), each asked once, a monitor that has seen nothing else flags, (n,)."""
+    return observed(deepcopy(served.system), x)

@@ -13,7 +13,9 @@ from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED
-from firstline.benchmark.protocols.bench import Bench, Measured, answered
+from firstline.benchmark.core.target import asked
+from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
+from firstline.benchmark.protocols.detection import Floats, acceptances, detection
 from firstline.benchmark.protocols.numbers import plain, share
 
 
@@ -29,12 +31,12 @@ def run(bench: Bench) -> Measured:
     triggered = _triggered(poisoned, drawn, bench.task)
     served = bench.fit(poisoned)
     bench.stage("score")
-    asked = [drawn.x.to(bench.device)]
+    inputs = [drawn.x.to(bench.device)]
     if triggered is not None:
-        asked.append(triggered.x.to(bench.device))
+        inputs.append(triggered.x.to(bench.device))
     score = bench.rng.child("score")
-    before = answered(clean.score(asked[0], score)).cpu()
-    after = answered(served.score(torch.cat(asked), score)).cpu()
+    before = answered(clean.score(inputs[0], score)).cpu()
+    after = answered(served.score(torch.cat(inputs), score)).cpu()
     bench.stage("measure")
     outcome = PoisoningOutcome(
         ids=drawn.ids.numpy(),
@@ -46,8 +48,10 @@ def run(bench: Bench) -> Measured:
         triggered_label=None if triggered is None else triggered.y.numpy(),
         triggered_answer=None if triggered is None else after[len(drawn) :].numpy(),
         target_class=None if triggered is None else np.array([poisoned.target_class]),
+        clean_acceptance=None if triggered is None else _acceptances(served, drawn, bench),
+        triggered_acceptance=None if triggered is None else _acceptances(served, triggered, bench),
     )
-    return Measured(outcome=outcome, metrics=measure(outcome))
+    return Measured(outcome=outcome, metrics=measure(outcome, bench.rng.numpy("bootstrap")))
 
 
 def poison(bench: Bench) -> PoisonedData:
@@ -116,8 +120,13 @@ def _triggered(poisoned: PoisonedData, test: Data, task: Task) -> Data | None:
     return Data(task.space.round(x).to(others.x.dtype), others.y, others.ids)
 
 
-def measure(outcome: PoisoningOutcome) -> dict[str, Metric]:
-    """Return the metrics of one poison against one defense."""
+def _acceptances(served: Served, data: Data, bench: Bench) -> Floats | None:
+    parts = (part.to(bench.device, copy=True) for part in data.x.split(512))
+    return acceptances(asked(served.system.respond, parts, bench.rng.torch("watched"), bench.task.classes))
+
+
+def measure(outcome: PoisoningOutcome, rng: np.random.Generator) -> dict[str, Metric]:
+    """Return the metrics of one poison against one defense; rng resamples."""
     right_before, right = outcome.clean_answer == outcome.label, outcome.answer == outcome.label
     metrics = {
         "clean_accuracy": share(right_before, "higher"),
@@ -139,4 +148,6 @@ def measure(outcome: PoisoningOutcome) -> dict[str, Metric]:
         metrics["attack_success_rate"] = share(hits, "lower")
         held = (outcome.triggered_answer == outcome.triggered_label) | (outcome.triggered_answer == REFUSED)
         metrics["robust_accuracy"] = share(held, "higher")
+    if outcome.clean_acceptance is not None and outcome.triggered_acceptance is not None:
+        metrics |= detection(outcome.clean_acceptance, outcome.triggered_acceptance, rng)
     return metrics

@@ -303,3 +303,45 @@ def test_a_full_memory_or_an_error_that_explains_itself_is_not_the_systems_failu
 
 def test_answering_a_query_builds_no_graph():
     assert not door(Bare(nn.Linear(2, 2))).scores(X).logits.requires_grad
+
+
+class Watching(Linear):
+    """Flags inputs whose first feature is above 0.9, and remembers what it saw."""
+
+    def observe(self, queries: Tensor) -> Tensor:
+        self.asked.append(-len(queries))
+        return queries[:, 0] > 0.9
+
+
+def test_a_flagged_query_gets_no_answer_and_is_charged():
+    target = door(Watching(), BLACK)
+    answer = target.scores(X)
+    assert answer.labels.tolist() == [-1, 0, -1, 0]
+    assert answer.logits[[0, 2]].eq(0).all()
+    torch.testing.assert_close(answer.logits[[1, 3]], linear(X[[1, 3]]))
+    assert target.queries.tolist() == [1] * 4
+    assert target.flagged_at.tolist() == [1, 0, 1, 0]
+
+
+def test_the_first_flag_is_counted_in_the_queries_of_its_example():
+    target = door(Watching(), BLACK)
+    target.labels(X[[1, 1, 0, 0]], torch.tensor([2, 2, 2, 2]))
+    target.keep(torch.tensor([3])).labels(X[[1]])
+    target.keep(torch.tensor([3, 1])).labels(X[[0, 1]])
+    target.labels(X[[0, 0]], torch.tensor([3, 2]))
+    assert target.flagged_at.tolist() == [0, 0, 3, 2]
+    assert door(Watching(), BLACK, None).flagged_at.tolist() == [0]
+
+
+def test_an_attacker_with_gradients_meets_no_monitor():
+    system = Watching()
+    target = door(system, WHITE)
+    assert not target.watched
+    assert (target.scores(X).logits != 0).any(1).all()
+    assert door(system, GRAY).watched
+
+
+def test_the_attacked_system_itself_has_seen_nothing():
+    system = Watching()
+    door(system, BLACK).labels(X)
+    assert all(count > 0 for count in system.asked)

@@ -22,6 +22,7 @@ from firstline.benchmark.protocols import evasion
 EPS = 0.05
 THREAT = f"evasion/white/linf:{EPS}"
 TASK = Blobs(train=64, test=64)
+RNG = np.random.default_rng(0)
 
 
 @dataclass(frozen=True)
@@ -294,17 +295,18 @@ def test_metrics_follow_from_the_outcome_alone():
         queries=np.arange(8),
         gradients=np.zeros(8, np.int64),
     )
-    found = {name: metric.value for name, metric in evasion.measure(outcome, EPS).items()}
+    found = {name: metric.value for name, metric in evasion.measure(outcome, EPS, RNG).items()}
     assert evasion.robust(outcome).tolist() == [True, False, True, False, True, False, False, False]
     assert found == {
         "clean_accuracy": 5 / 8,
         "robust_accuracy": 3 / 8,
+        "accuracy_drop": 2 / 8,
         "clean_rejection_rate": 1 / 8,
         "attack_success_rate": 2 / 5,
         "mean_distance": pytest.approx(0.05),
         "queries_per_example": 3.5,
         "gradients_per_example": 0.0,
     }
-    robust = evasion.measure(outcome, EPS)["robust_accuracy"]
+    robust = evasion.measure(outcome, EPS, RNG)["robust_accuracy"]
     assert (robust.n, robust.method, robust.better) == (8, "wilson", "higher")
     assert robust.lo < robust.value < robust.hi

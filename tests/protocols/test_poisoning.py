@@ -330,7 +330,9 @@ def test_metrics_follow_from_the_outcome_alone():
         triggered_answer=np.array([2, -1]),
         target_class=np.array([2]),
     )
-    assert {name: metric.value for name, metric in poisoning.measure(outcome).items()} == {
+    assert {
+        name: metric.value for name, metric in poisoning.measure(outcome, np.random.default_rng(0)).items()
+    } == {
         "clean_accuracy": 0.75,
         "accuracy": 0.5,
         "accuracy_drop": 0.25,
