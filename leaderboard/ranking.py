@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from firstline.benchmark.metrics.ranks import Rank, rank_intervals
 from firstline.benchmark.metrics.rates import holm, mcnemar
 from firstline.leaderboard.worst_case import Verdicts, paired
 
@@ -51,3 +52,20 @@ def told_apart(systems: Mapping[str, Mapping[int, Verdicts]]) -> set[frozenset[s
     met = [paired(systems[a], systems[b]) for a, b in pairs]
     p = np.array([mcnemar(a.held, b.held) for a, b in met], dtype=np.float64)
     return {frozenset(pair) for pair, adjusted in zip(pairs, holm(p), strict=True) if adjusted < LEVEL}
+
+
+def intervals(systems: Mapping[str, Mapping[int, Verdicts]]) -> dict[str, Rank]:
+    """Return which ranks each system (verdicts by seed) could as well have, with other examples of the same kind.
+
+    Empty unless all met the same examples. The resamples are the same each time.
+    """
+    if len({examples(system) for system in systems.values()}) != 1:
+        return {}
+    held = [np.concatenate([system[seed].held for seed in sorted(system)]) for system in systems.values()]
+    ranks = rank_intervals(np.array(held), np.random.Generator(np.random.Philox(0)))
+    return dict(zip(systems, ranks, strict=True))
+
+
+def examples(system: Mapping[int, Verdicts]) -> frozenset[tuple[int, bytes]]:
+    """Return what stands for the examples that a system (verdicts by seed) met; equal for equal examples."""
+    return frozenset((seed, verdicts.ids.tobytes()) for seed, verdicts in system.items())

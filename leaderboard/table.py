@@ -14,12 +14,14 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.limits import LIMITS, Judged, Limit
 from firstline.benchmark.core.record import Gate, Metric, Record
 from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.metrics.paired import mean_difference
+from firstline.benchmark.metrics.ranks import Rank
 from firstline.benchmark.metrics.rates import wilson
 from firstline.leaderboard import curves, gate
 from firstline.leaderboard.crossed import Met, outdone
 from firstline.leaderboard.curves import Curve
-from firstline.leaderboard.ranking import Place, places, told_apart
-from firstline.leaderboard.worst_case import Bools, Verdicts, judge, worst
+from firstline.leaderboard.ranking import Place, examples, intervals, places, told_apart
+from firstline.leaderboard.worst_case import Bools, Floats, Verdicts, judge, warded, worst
 
 Outcomes = Callable[[Record], Mapping[str, NDArray[Any]]]
 
@@ -76,7 +78,8 @@ class Cell:
 class Row:
     """One defense. place is None for a row that is shown and not ranked; objections say why.
 
-    score is what the table ranks by, is_partial that it leaves something out; clean is None outside evasion.
+    score is what the table ranks by, is_partial that it leaves something out. Of evasion alone: clean, warded, the
+    share of single attacks that failed, and could_be, the ranks that other examples of the kind might give.
     figures holds the worst that any record has of each figure of the gate.
     """
 
@@ -90,7 +93,9 @@ class Row:
     is_partial: bool
     score: Estimate | None = None
     clean: Estimate | None = None
+    warded: Estimate | None = None
     place: Place | None = None
+    could_be: Rank | None = None
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -177,10 +182,12 @@ def _evasion(records: Sequence[Record], outcomes: Outcomes) -> tuple[Table, Met]
     chosen = {} if invalid else {row.defense: row for row in rows if not row.objections and row.score}
     apart = told_apart({defense: systems[defense] for defense in chosen})
     ranks = places(_best_first(chosen.values(), ROBUST), lambda a, b: frozenset((a, b)) not in apart)
-    if len({_examples(systems[defense]) for defense in chosen}) > 1:
+    if len({examples(systems[defense]) for defense in chosen}) > 1:
         warnings.append(
             "Not all defenses met the same examples; each pair is compared on those that it shares."
         )
+    could_be = intervals({defense: systems[defense] for defense in ranks})
+    rows = [replace(row, could_be=could_be.get(row.defense)) for row in rows]
     table = grid.table([ROBUST], ROBUST, rows, ranks, invalid, warnings)
     return table, Met(table.task, _threat(table.threat), records[0].examples, systems)
 
@@ -250,6 +257,7 @@ class _Grid:
         objections: Sequence[str] = (),
         score: Estimate | None = None,
         clean: Estimate | None = None,
+        warded: Estimate | None = None,
     ) -> Row:
         """Return the row of one defense; objections come on top of those that any row may have."""
         records = [record for record in self.records if record.defense_text == defense]
@@ -269,6 +277,7 @@ class _Grid:
             is_partial=bool(gaps),
             score=score,
             clean=clean,
+            warded=warded,
         )
 
     def records_of(self, defense: str, attack: str) -> tuple[Record, ...]:
@@ -350,7 +359,9 @@ def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, di
     # A random system may answer a clean input differently in each record: the first attack's is the sample.
     clean = _share([next(iter(by_seed[seed].values())).right for seed in together])
     score = _share([one.held for one in together.values()])
-    return grid.row(defense, cells, objections=objections, score=score, clean=clean), together
+    attempts = _warded(warded(by_seed[seed] for seed in together))
+    row = grid.row(defense, cells, objections=objections, score=score, clean=clean, warded=attempts)
+    return row, together
 
 
 def _metrics_row(grid: _Grid, defense: str, measures: Sequence[Measure], score: Measure | None) -> Row:
@@ -396,10 +407,6 @@ def _mixed_systems(grid: _Grid, defense: str) -> list[str]:
     return [f"{_plural('seed', mixed)}: {advice}"] if mixed else []
 
 
-def _examples(system: Mapping[int, Verdicts]) -> frozenset[tuple[int, bytes]]:
-    return frozenset((seed, verdicts.ids.tobytes()) for seed, verdicts in system.items())
-
-
 def _fit_seconds(records: Iterable[Record]) -> float | None:
     """Return the seconds of one fit: the longest of each seed, as a mean over seeds."""
     seconds: dict[int, float] = {}
@@ -413,6 +420,14 @@ def _share(parts: Sequence[Bools]) -> Estimate:
     flat = np.concatenate(parts)
     value, lo, hi = wilson(int(flat.sum()), flat.size)
     return Estimate(value, lo, hi, flat.size)
+
+
+def _warded(shares: Floats) -> Estimate | None:
+    """The mean of shares (n,), one per example that could be attacked, None without any; it is always resampled alike."""
+    if len(shares) == 0:
+        return None
+    rng = np.random.Generator(np.random.Philox(0))
+    return Estimate(*mean_difference(shares, np.zeros(len(shares)), rng), len(shares))
 
 
 def _pool(metrics: Sequence[Metric]) -> Estimate:

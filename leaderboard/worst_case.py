@@ -1,6 +1,6 @@
 """The worst case over attacks, example by example, and the pairs that a paired test needs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from firstline.benchmark.core.errors import FirstlineError
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 NEEDED = ("ids", "label", "clean_answer", "adversarial_answer")
 REFUSED = -1  # the answer of a system that declines, see benchmark.core.outcome
@@ -64,6 +65,18 @@ def worst(attacks: Mapping[str, Verdicts]) -> Verdicts:
             raise FirstlineError(f"{first} and {name} attacked different examples")
         right, held = right & verdicts.right, held & verdicts.held
     return Verdicts(start.ids, right, held)
+
+
+def warded(attacks: Iterable[Mapping[str, Verdicts]]) -> Floats:
+    """Return for each example that is right when clean the share of its attacks that failed, (n,), all seeds in a row.
+
+    attacks holds, for each seed, the verdicts by attack, which `worst` found to be of the same examples.
+    """
+    shares = [np.zeros(0)]
+    for seed in attacks:
+        right = np.logical_and.reduce([one.right for one in seed.values()])
+        shares.append(np.mean([one.held[right] for one in seed.values()], axis=0))
+    return np.concatenate(shares)
 
 
 def paired(a: Mapping[int, Verdicts], b: Mapping[int, Verdicts]) -> tuple[Verdicts, Verdicts]:

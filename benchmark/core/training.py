@@ -23,13 +23,14 @@ Judge = Callable[[nn.Module], float]
 class Recipe:
     """How a network is trained: epochs, batch size, Adam's peak learning rate and weight decay.
 
-    The learning rate rises over the first tenth of the steps and falls linearly to zero after it.
+    The learning rate rises linearly over the first share `warm` of the steps and falls linearly to zero after it.
     """
 
     epochs: int = 20
     batch: int = 128
     rate: float = 1e-3
     decay: float = 0.0
+    warm: float = 0.1
 
 
 def plain_loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def train(
     Raises FirstlineError when the loss is no longer a number.
     """
     steps = recipe.epochs * max(1, -(-len(data) // recipe.batch))
-    warm = max(1, steps // 10)
+    warm = max(1, int(steps * recipe.warm))
     optimiser = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))

@@ -94,6 +94,43 @@ def test_the_score_is_the_share_that_holds_under_all_attacks_over_all_seeds(benc
 # Ranks
 
 
+def test_the_attacks_held_count_each_attempt_on_what_is_right_when_clean(bench):
+    right = holds(80)
+    bench.add("trades", "pgd", holds(40), clean=right)
+    bench.add("trades", "square", ~holds(20) & right, clean=right)
+    found = row(evasion(bench), "trades").warded
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx((40 + 60) / (2 * 80)), 80)
+    assert found.lo is not None
+    assert found.hi is not None
+    assert found.lo < found.value < found.hi
+    assert found.value >= row(evasion(bench), "trades").score.value / 0.8
+
+
+def test_a_system_that_is_always_wrong_has_no_attacks_to_ward_off(bench):
+    bench.add("constant", "pgd", ~holds(100), clean=~holds(100))
+    assert row(evasion(bench), "constant").warded is None
+
+
+def test_ranks_have_the_range_that_other_examples_would_give(bench):
+    bench.add("none", "pgd", ~holds(100))
+    for defense, count in (("a", 50), ("b", 52), ("c", 95)):
+        bench.add(defense, "pgd", holds(count) if defense != "b" else holds(100) & ~holds(48))
+    could_be = {r.defense: r.could_be for r in evasion(bench).rows}
+    assert {name: (r.rank, r.lo, r.hi) for name, r in could_be.items()} == {
+        "c": (1, 1, 1), "b": (2, 2, 3), "a": (3, 2, 3), "none": (4, 4, 4)
+    }  # fmt: skip
+
+
+def test_ranks_have_no_range_where_examples_differ_or_there_is_no_rank(bench, new):
+    bench.add("none", "pgd", ~holds(100))
+    bench.add("constant", "pgd", holds(10), tags=["control"])
+    bench.add("a", "pgd", holds(50))
+    assert {r.defense for r in evasion(bench).rows if r.could_be} == {"none", "a"}
+    bench.add("b", "pgd", holds(50), seed=1)
+    assert not any(r.could_be for r in evasion(bench).rows)
+
+
 def test_defenses_that_the_paired_test_cannot_tell_apart_share_a_rank(bench):
     bench.add("none", "pgd", holds(5))
     bench.add("a", "pgd", holds(60))
