@@ -31,6 +31,15 @@ def image_shape(attack: str, task: Task) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def enough(attack: str, budget: int, held: int, what: str) -> None:
+    """Raise FirstlineError when the budget is more rows than the attacker holds of what it can use."""
+    if held < budget:
+        raise FirstlineError(
+            f"{attack}: the budget is {budget} rows, and the attacker holds {held} {what}; "
+            "lower the amount of the threat, or raise its train="
+        )
+
+
 def choose(
     attack: str, train: Data, task: Task, budget: int, rng: Streams, *, target: int, source: str
 ) -> Tensor:
@@ -44,11 +53,7 @@ def choose(
     if not 0 <= target < task.classes:
         raise FirstlineError(f"{attack}: {task.name} has classes 0..{task.classes - 1}, so none is {target}")
     allowed = SOURCES[source](train.y, target).nonzero().squeeze(1)
-    if len(allowed) < budget:
-        raise FirstlineError(
-            f"{attack}: the budget is {budget} rows, and the attacker holds {len(allowed)} to take "
-            f"(source={source!r}, target class {target}); lower the amount, raise train=, or change source"
-        )
+    enough(attack, budget, len(allowed), f"{source!r} rows for target class {target}")
     return allowed[torch.randperm(len(allowed), generator=rng.torch("rows"))[:budget]]
 
 
