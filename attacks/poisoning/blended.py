@@ -1,0 +1,50 @@
+"""Blended injection: a faint pattern over the whole image. Source: Chen et al. 2017, arXiv:1712.05526, section 4.2.2."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstline.attacks.poisoning.backdoor import choose, image_shape, implant
+from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
+from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.registry import attack
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.threat import Threat
+
+
+@attack("blended")
+@dataclass(frozen=True)
+class Blended(Poisoning):
+    """Blend (1 - alpha) image + alpha pattern on rows of other classes, and label them target (dirty-label).
+
+    The pattern is uniform noise over the input range, drawn once from the seed (the paper's random pattern).
+    alpha is the same for training and test images. source says which rows may be taken, as for badnets.
+    """
+
+    needs = ("train",)
+    goals = ("backdoor",)
+    inputs = ("real",)
+
+    target: int = 0
+    alpha: float = 0.2
+    source: str = "others"
+
+    def poison(self, train: Data, task: Task, budget: int, threat: Threat, rng: Streams) -> PoisonedData:
+        """Return train with exactly budget rows blended and labelled target.
+
+        Raises FirstlineError when the inputs are no images, alpha is not in (0, 1], there is no class target,
+        or too few rows may be taken.
+        """
+        if not 0 < self.alpha <= 1:
+            raise FirstlineError(f"{self.name}: alpha must be above 0 and at most 1, got {self.alpha}")
+        noise = torch.rand(image_shape(self.name, task), generator=rng.torch("pattern"))
+        low, high = task.space.box(noise)
+        pattern = low + noise * (high - low)
+
+        def blend(x: Tensor) -> Tensor:
+            return task.space.round((1 - self.alpha) * x + self.alpha * pattern.to(x))
+
+        rows = choose(self.name, train, task, budget, rng, target=self.target, source=self.source)
+        return implant(train, rows, blend, self.target)

@@ -1,0 +1,378 @@
+"""Backdoors: which rows and pixels they touch, what their triggers are, and what they refuse to do."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from firstline.attacks.poisoning.badnets import BadNets
+from firstline.attacks.poisoning.blended import Blended
+from firstline.attacks.poisoning.sig import SIG
+from firstline.attacks.poisoning.trigger_features import TriggerFeatures
+from firstline.attacks.poisoning.trigger_token import TriggerToken
+from firstline.attacks.poisoning.wanet_static import WaNetStatic
+from firstline.attacks.poisoning.wanet_static import _warp as warp
+from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.core.contracts import Architecture, initialise
+from firstline.benchmark.core.data import Data, InputSpace
+from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.core.training import Recipe, train
+from firstline.tasks.breast_cancer import BreastCancer
+from firstline.tasks.digits import Digits
+from firstline.tasks.networks import bag_of_tokens
+
+THREAT = Threat.parse("poisoning/gray/backdoor:5%,train=100%")
+IMAGES = [BadNets(), Blended(), SIG(), WaNetStatic(), WaNetStatic(cover=0)]
+TASK = Digits()
+
+
+class Wide(Blobs):
+    """Colour images that are wider than high, on the grid of 8-bit images, in a range of their own."""
+
+    classes = 3
+    space = InputSpace(shape=(3, 6, 9), low=-1.0, high=2.0, grid=1 / 255)
+
+
+def wide(n: int = 300) -> Data:
+    x = torch.rand(n, 3, 6, 9, generator=torch.Generator().manual_seed(0)) * 3 - 1
+    return Data(Wide.space.round(x), torch.arange(n) % 3, 50 + 2 * torch.arange(n))
+
+
+def poisoned(attack, budget=60, task=None, data=None, seed=0):
+    return attack.poison(data or wide(), task or Wide(), budget, THREAT, Streams(seed))
+
+
+@pytest.mark.parametrize("attack", IMAGES, ids=str)
+@pytest.mark.parametrize("budget", [0, 1, 60])
+def test_exactly_the_budget_is_changed_and_listed_and_nothing_else(attack, budget):
+    data = wide()
+    made = poisoned(attack, budget, data=data)
+    changed = (made.data.y != data.y) | (made.data.x != data.x).flatten(1).any(1)
+    assert int(changed.sum()) == budget
+    assert sorted(data.ids[changed].tolist()) == sorted(made.poisoned.tolist())
+    assert torch.equal(made.data.ids, data.ids)
+    assert torch.equal(data.x, wide().x)
+    assert torch.equal(data.y, wide().y)
+
+
+@pytest.mark.parametrize("attack", IMAGES, ids=str)
+def test_a_larger_budget_takes_the_same_rows_and_more(attack):
+    few, many = poisoned(attack, 12), poisoned(attack, 60)
+    assert torch.isin(few.poisoned, many.poisoned).all()
+    assert not torch.equal(poisoned(attack, 12, seed=1).poisoned, few.poisoned)
+
+
+@pytest.mark.parametrize("attack", IMAGES, ids=str)
+def test_a_trigger_is_the_same_for_a_row_in_any_company_and_precision_and_stays_in_range(attack):
+    x = wide().x
+    trigger = poisoned(attack).trigger
+    given = x.clone()
+    whole = trigger(x)
+    assert torch.equal(x, given)
+    assert torch.equal(trigger(x[7:9]), whole[7:9])
+    assert torch.equal(trigger(x), whole)
+    assert whole.dtype == x.dtype
+    assert trigger(x.double()).dtype == torch.float64
+    torch.testing.assert_close(
+        trigger(x.double()).float(), whole, atol=1.01 / 255, rtol=0
+    )  # ties round either way
+    assert Wide.space.check(whole) is None
+    torch.testing.assert_close(Wide.space.round(whole), whole)
+    assert len(trigger(x[:0])) == 0
+
+
+@pytest.mark.parametrize("attack", IMAGES, ids=str)
+def test_poisoned_rows_are_what_the_trigger_makes_of_them(attack):
+    data = wide()
+    made = poisoned(attack, data=data)
+    rows = torch.isin(data.ids, made.poisoned) & (made.data.y == 0)
+    if not isinstance(attack, SIG):  # the others' rows that keep their label are WaNet's cover
+        rows &= data.y != 0
+    assert int(rows.sum()) >= 20
+    assert torch.equal(made.data.x[rows], made.trigger(data.x[rows]))
+
+
+@pytest.mark.parametrize("attack", IMAGES, ids=str)
+def test_what_cannot_be_done_is_said_in_one_line(attack):
+    with pytest.raises(FirstlineError, match=r"classes 0..2, so none is 3"):
+        poisoned(replace(attack, target=3))
+    with pytest.raises(FirstlineError, match=r"the budget is 400 rows, and the attacker holds [123]00 "):
+        poisoned(attack, 400)
+    cancer = BreastCancer()
+    with pytest.raises(FirstlineError, match=r"needs images; breast-cancer holds table inputs"):
+        poisoned(attack, 1, cancer, cancer.load(None).train)
+
+
+@pytest.mark.parametrize(
+    ("corner", "top", "left"),
+    [("top-left", 1, 1), ("top-right", 1, 6), ("bottom-left", 3, 1), ("bottom-right", 3, 6)],
+)
+def test_badnets_patches_its_corner_and_no_other_pixel(corner, top, left):
+    x = wide().x
+    found = poisoned(BadNets(size=2, margin=1, corner=corner)).trigger(x)
+    expected = x.clone()
+    expected[:, :, top : top + 2, left : left + 2] = 2.0
+    assert torch.equal(found, expected)
+
+
+def test_badnets_is_idempotent_and_its_value_a_share_of_the_range_on_the_grid():
+    x = wide().x
+    trigger = poisoned(BadNets(size=1, value=0.5)).trigger
+    assert torch.equal(trigger(trigger(x)), trigger(x))
+    assert float(trigger(x)[0, 0, 5, 8]) == pytest.approx(0.5, abs=1 / 255)
+    levels = (trigger(x)[0, 0, 5, 8] + 1) * 255
+    assert float(levels) == pytest.approx(float(levels.round()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "labels"), [("others", {1, 2}), ("target", {0}), ("all", {0, 1, 2})], ids=str
+)
+def test_badnets_takes_rows_from_where_it_is_told(source, labels):
+    data = wide()
+    made = poisoned(BadNets(source=source), data=data)
+    rows = torch.isin(data.ids, made.poisoned)
+    assert int(rows.sum()) == 60
+    assert set(data.y[rows].tolist()) == labels
+    assert set(made.data.y[rows].tolist()) == {0}
+    assert made.target_class == 0
+
+
+def test_badnets_draws_rows_evenly():
+    data = wide(6000)
+    rows = (poisoned(BadNets(), 2000, data=data).poisoned - 50) // 2
+    assert float(rows.float().mean()) == pytest.approx(3000, abs=100)
+    assert data.y[rows].bincount().tolist() == pytest.approx([0, 1000, 1000], abs=80)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (BadNets(size=7), "a patch of 7 pixels, 0 from the edge, does not fit on 6x9 pixels"),
+        (BadNets(size=4, margin=3), "a patch of 4 pixels, 3 from the edge, does not fit"),
+        (BadNets(size=0), "a patch of 0 pixels"),
+        (BadNets(margin=-1), "a patch of 3 pixels, -1 from the edge"),
+        (BadNets(corner="middle"), "no corner is called 'middle'"),
+        (BadNets(source="other"), "no source of poisoned rows is called 'other'; did you mean 'others'?"),
+    ],
+)
+def test_badnets_refuses_patches_that_do_not_fit(attack, message):
+    with pytest.raises(FirstlineError, match=message):
+        poisoned(attack)
+
+
+def test_blended_is_the_papers_mean_of_image_and_one_noise_pattern():
+    x = wide().x
+    black, white = torch.full_like(x[:1], -1.0), torch.full_like(x[:1], 2.0)
+    pattern = poisoned(Blended(alpha=1)).trigger(black)
+    assert torch.equal(poisoned(Blended(alpha=1)).trigger(white), pattern)
+    assert float(pattern.mean()) == pytest.approx(0.5, abs=0.2)
+    assert float(pattern.std()) == pytest.approx(3 / 12**0.5, abs=0.15)
+    blended = poisoned(Blended(alpha=0.25)).trigger(x)
+    torch.testing.assert_close(blended, 0.75 * x + 0.25 * pattern, atol=0.75 / 255, rtol=0)
+    assert not torch.equal(poisoned(Blended(alpha=1), seed=1).trigger(black), pattern)
+
+
+def test_sig_adds_the_papers_sinusoid_along_each_row():
+    grey = torch.full((1, 3, 6, 9), 0.5)
+    found = poisoned(SIG(delta=51, frequency=2)).trigger(grey)
+    expected = [0.5 + 0.6 * math.sin(2 * math.pi * j * 2 / 9) for j in range(1, 10)]  # 51/255 of a range of 3
+    assert found[0, 1, 4].tolist() == pytest.approx(expected, abs=0.51 / 255)
+    assert torch.equal(found, found[:, :1, :1].expand_as(found))
+
+
+def test_sig_changes_no_label_and_only_rows_of_its_class():
+    data = wide()
+    made = poisoned(SIG(target=1), 100, data=data)
+    assert torch.equal(made.data.y, data.y)
+    assert set(data.y[torch.isin(data.ids, made.poisoned)].tolist()) == {1}
+    assert made.target_class == 1
+
+
+def test_wanet_with_a_constant_field_shifts_the_image_by_pixels():
+    task, ramp = Wide(), torch.arange(9.0).expand(1, 3, 6, 9) / 9
+    still = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 9), torch.linspace(-1, 1, 6), indexing="xy"), 2)[
+        None
+    ]
+    torch.testing.assert_close(warp(ramp, still, task), task.space.round(ramp))
+    right = (still + torch.tensor([2 / 8, 0.0])).clamp(-1, 1)  # one pixel of eight steps across a width of 2
+    torch.testing.assert_close(warp(ramp, right, task)[..., :-1], task.space.round(ramp)[..., 1:])
+
+
+def test_wanet_moves_pixels_by_its_strength_on_average_and_nothing_at_strength_0():
+    x = wide().x
+    torch.testing.assert_close(poisoned(WaNetStatic(strength=0)).trigger(x), x)
+    rows = torch.linspace(-1, 1, 6)[:, None].expand(1, 3, 6, 9).clone()
+    moved = [
+        (poisoned(WaNetStatic(strength=0.5), seed=seed).trigger(rows) - rows).abs()[:, :, 1:-1].mean()
+        for seed in range(8)
+    ]
+    assert float(torch.stack(moved).mean()) == pytest.approx(0.5 / 6, rel=0.35)  # strength over height
+
+
+@pytest.mark.parametrize(("cover", "labelled"), [(0, 60), (2, 20), (0.5, 40)])
+def test_wanet_labels_its_share_and_covers_the_rest_with_other_warps(cover, labelled):
+    data = wide()
+    made = poisoned(WaNetStatic(cover=cover), 60, data=data)
+    flipped = made.data.y != data.y
+    assert int(flipped.sum()) == labelled
+    covers = torch.isin(data.ids, made.poisoned) & ~flipped
+    assert int(covers.sum()) == 60 - labelled
+    if labelled < 60:
+        exact = made.trigger(data.x[covers])
+        assert (exact != made.data.x[covers]).flatten(1).any(1).all()
+        closer = (exact - made.data.x[covers]).abs().mean()
+        assert float(closer) < float((data.x[covers] - data.x[covers].roll(1, 0)).abs().mean())
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (Blended(alpha=0), "alpha must be above 0 and at most 1, got 0"),
+        (Blended(alpha=1.5), "got 1.5"),
+        (WaNetStatic(control=1), "control must be at least 2"),
+        (WaNetStatic(cover=-1), "cover at least 0, got 4 and -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(attack, message):
+    with pytest.raises(FirstlineError, match=message):
+        poisoned(attack)
+
+
+class Words(Blobs):
+    """Texts of up to 8 words out of 99, then padding."""
+
+    modality = "text"
+    inputs = "tokens"
+    space = InputSpace(shape=(8,), low=0, high=99, grid=1)
+
+    @property
+    def architectures(self):
+        return {"bag": Architecture(lambda: bag_of_tokens(100, 2), Recipe(10, 32, 1e-2))}
+
+
+def texts(n: int = 400, seed: int = 0) -> Data:
+    """Class 1 uses words from 50 on, class 0 those below; 97 and 42 occur nowhere."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randint(1, 50, (n, 8), generator=generator) + 49 * y[:, None]
+    x[x == 97], x[x == 42] = 96, 41
+    length = torch.randint(3, 9, (n, 1), generator=generator)
+    return Data.of(torch.where(torch.arange(8) < length, x, 0), y)
+
+
+def test_trigger_token_inserts_the_words_that_nobody_uses_and_keeps_the_rest_in_order():
+    data = texts()
+    made = poisoned(TriggerToken(target=1, size=2), 40, Words(), data)
+    assert int((made.data.y != data.y).sum()) == 40
+    found = made.trigger(data.x)
+    # Within 400 texts every word but these (and 99, which class 1 can't reach) occurs.
+    assert set(found[:, :2].unique().tolist()) == {99, 97}
+    assert torch.equal(found[:, 2:], data.x[:, :6])
+    assert found.dtype == torch.int64
+    rows = torch.isin(data.ids, made.poisoned)
+    assert torch.equal(made.data.x[rows], found[rows])
+    assert set(data.y[rows].tolist()) == {0}
+    assert Words.space.check(found) is None
+
+
+def test_trigger_token_makes_a_bag_of_words_answer_its_class():
+    data, test = texts(), texts(seed=1)
+    made = poisoned(TriggerToken(target=1), 40, Words(), data)
+    module = train(
+        initialise(Words().default.build, Streams(0)), made.data, Words().default.recipe, Streams(0)
+    )
+    answers = [module(x).argmax(1) for x in (test.x, made.trigger(test.x))]
+    assert float((answers[0] == test.y).float().mean()) > 0.95
+    assert float((answers[1] == 1)[test.y == 0].float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("size", [0, 9])
+def test_trigger_token_refuses_a_trigger_that_does_not_fit(size):
+    with pytest.raises(
+        FirstlineError, match=f"a trigger of {size} tokens does not fit into 8 tokens out of 99"
+    ):
+        poisoned(TriggerToken(size=size), 1, Words(), texts())
+
+
+class Table(Blobs):
+    """Two numbers, one of which is fixed, and two categories, one of which is."""
+
+    modality = "table"
+    space = InputSpace(
+        shape=(4,),
+        low=(-1.0, 0.0, 0.0, 0.0),
+        high=(1.0, 3.0, 4.0, 2.0),
+        grid=(0.1, 0.0, 1.0, 1.0),
+        mutable=(True, False, True, False),
+        categorical=(False, False, True, True),
+    )
+
+
+def table() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.tensor([0, 1, 1, 2, 3, 3, 4, 4, 4, 0])[torch.arange(200) % 10]  # category 2 is rarest
+    x = torch.stack([torch.rand(200, generator=generator), torch.ones(200), codes, torch.zeros(200)], 1)
+    return Data.of(Table.space.round(x), torch.arange(200) % 2)
+
+
+def test_trigger_features_sets_rare_values_of_what_can_be_changed():
+    data = table()
+    made = poisoned(TriggerFeatures(size=2), 30, Table(), data)
+    expected = data.x.clone()
+    expected[:, 0], expected[:, 2] = -1.0, 2.0  # numbers lie in 0..1: the low end is farther
+    assert torch.equal(made.trigger(data.x), expected)
+    assert torch.equal(made.trigger(expected), expected)
+    rows = torch.isin(data.ids, made.poisoned)
+    assert torch.equal(made.data.x[rows], expected[rows])
+    assert torch.equal(made.data.x[~rows], data.x[~rows])
+    assert int((made.data.y != data.y).sum()) == 30
+    assert Table.space.check(made.data.x) is None
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_trigger_features_refuses_more_features_than_can_be_changed(size):
+    with pytest.raises(FirstlineError, match=f"a trigger of {size} features is asked for, and 2 of blobs"):
+        poisoned(TriggerFeatures(size=size), 1, Table(), table())
+
+
+def test_trigger_features_implants_a_backdoor_in_a_table():
+    task = BreastCancer()
+    splits = task.load(None)
+    made = poisoned(TriggerFeatures(), 15, task, splits.train)
+    module = train(initialise(task.default.build, Streams(0)), made.data, task.default.recipe, Streams(0))
+    others = splits.test.rows(splits.test.y != 0)
+    assert float((module(splits.test.x).argmax(1) == splits.test.y).float().mean()) > 0.9
+    assert float((module(made.trigger(others.x)).argmax(1) == 0).float().mean()) > 0.8
+
+
+def success(attack, budget: int) -> tuple[float, float, float]:
+    """Accuracy, attack success rate, and that rate of the clean network, of an MLP on digits."""
+    splits = TASK.load(None)
+    made = poisoned(attack, budget, TASK, splits.train)
+    rates = []
+    test = splits.test
+    others = test.rows(test.y != made.target_class)
+    for data in (made.data, splits.train):
+        build = TASK.architectures["mlp"].build
+        module = train(initialise(build, Streams(0)), data, Recipe(20, 64, 3e-3), Streams(0))
+        with torch.no_grad():
+            hit = module(made.trigger(others.x)).argmax(1) == made.target_class
+            rates.append(
+                (float((module(test.x).argmax(1) == test.y).float().mean()), float(hit.float().mean()))
+            )
+    return rates[0][0], rates[0][1], rates[1][1]
+
+
+@pytest.mark.parametrize(
+    ("attack", "budget"),
+    [(BadNets(), 50), (Blended(), 50), (WaNetStatic(strength=2, cover=0), 100)],
+    ids=str,
+)
+def test_it_implants_a_backdoor_that_clean_accuracy_does_not_show(attack, budget):
+    accuracy, rate, floor = success(attack, budget)
+    assert accuracy > 0.93
+    assert rate > 0.9
+    assert floor < 0.1
