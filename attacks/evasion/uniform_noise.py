@@ -20,10 +20,13 @@ from firstline.benchmark.core.target import Target
 @attack("uniform-noise", version=2, tags={"control"})
 @dataclass(frozen=True)
 class UniformNoise(Evasion):
-    """Try `draws` uniform points of the ball, and keep the first that is answered wrongly."""
+    """Try `draws` uniform points of the ball, or corruptions, and keep the first that is answered wrongly.
+
+    One draw is no attack but drift: inputs that change by chance.
+    """
 
     needs = ("labels",)
-    goals = ("linf", "l2", "l1", "l0")
+    goals = ("linf", "l2", "l1", "l0", "corruption")
 
     draws: int = 10
 
