@@ -48,9 +48,9 @@ class ZScores(Statistical):
 class ActivationZScore(Defense):
     """Refuse inputs whose features are unusual for the class that the network answers.
 
-    Claims that adversarial examples activate a class's features in other ways than its own examples. fpr is the
-    share of clean inputs that it may refuse. Known to fall to attackers who keep the features usual (Carlini &
-    Wagner 2017, arXiv:1705.07263, section 6, on detectors by distribution), which is what attacks do here.
+    Claims that adversarial examples activate a class's features in other ways than its own examples. fpr is
+    the share of clean inputs that it may refuse. Known to fall to attackers who keep the features usual
+    (Carlini & Wagner 2017, arXiv:1705.07263, on detectors by distribution), which is what attacks do here.
     """
 
     inputs = ("real",)

@@ -26,9 +26,9 @@ class BitDepth(Defense):
     """Round the inputs to `bits` bits per feature.
 
     Claims to wipe out perturbations smaller than half a level. The paper takes 1 bit for MNIST and 4 or 5 for
-    photographs; 3 costs `digits` nothing. `quantisation` is the same without the stand-in. Known to fall
-    to attackers who take the rounding for the identity on the way back (BPDA; Athalye et al. 2018,
-    arXiv:1802.00420, section 5.2.2), which is what attacks do here.
+    photographs; 3 costs `digits` nothing. `quantisation` is the same without the stand-in. Known to fall to
+    attackers who take the rounding for the identity on the way back (BPDA; Athalye et al. 2018,
+    arXiv:1802.00420, section 5.2), which is what attacks do here.
     """
 
     inputs = ("real",)

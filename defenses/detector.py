@@ -1,8 +1,8 @@
 """What detectors share: a score of each input, and the threshold above which it is refused.
 
 Acceptance is a differentiable score, so that an attacker climbs it: a detector that only says yes or no would
-be measured by attacks that don't know of it. Source: Carlini & Wagner 2017, arXiv:1705.07263, section 8;
-Bryniarski et al. 2021, arXiv:2106.15023.
+be measured by attacks that don't know of it. Source: Carlini & Wagner 2017, arXiv:1705.07263; Bryniarski et
+al. 2021, arXiv:2106.15023.
 """
 
 from abc import ABC, abstractmethod

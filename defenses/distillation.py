@@ -1,4 +1,4 @@
-"""Defensive distillation. Source: Papernot et al. 2016, arXiv:1511.04508, section IV (temperature: section V)."""
+"""Defensive distillation. Source: Papernot et al. 2016, arXiv:1511.04508, section III-B (temperature: V-B)."""
 
 from dataclasses import dataclass
 

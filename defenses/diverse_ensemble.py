@@ -1,4 +1,4 @@
-"""An ensemble trained to disagree on the wrong classes (ADP). Source: Pang et al. 2019, arXiv:1901.08846, section 3."""
+"""An ensemble trained to disagree on the wrong classes (ADP). Source: Pang et al. 2019, arXiv:1901.08846."""
 
 from dataclasses import dataclass
 
@@ -40,11 +40,11 @@ def entropy(logits: Tensor) -> Tensor:
 class DiverseEnsemble(Defense):
     """Train members together, with a reward for probabilities of the wrong classes that differ among them.
 
-    Claims that an adversarial example then does not transfer from one member to the others. Known to fall to an
-    attack on the mean that takes enough steps (Tramèr et al. 2020, arXiv:2002.08347, section 11); what is left
-    of the claim is little. alpha weighs the entropy of the mean, beta the logarithm of the diversity, both as
-    in the paper, which has 3 members too. With as many members as classes or more there is no diversity, and
-    only the entropy counts.
+    Claims that an adversarial example then does not transfer from one member to the others. Known to fall to
+    an attack on the mean that takes enough steps (Tramèr et al. 2020, arXiv:2002.08347); what is left of the
+    claim is little. alpha weighs the entropy of the mean, beta the logarithm of the diversity, both as in the
+    paper, which has 3 members too. With as many members as classes or more there is no diversity, and only
+    the entropy counts.
     """
 
     members: int = 3

@@ -1,4 +1,4 @@
-"""Energy of the logits. Source: Liu et al. 2020, arXiv:2010.03759, section 3, without its fine-tuning."""
+"""Energy of the logits. Source: Liu et al. 2020, arXiv:2010.03759, without its fine-tuning."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Fast adversarial training, FGSM-RS. Source: Wong, Rice & Kolter 2020, arXiv:2001.03994, algorithm 3."""
+"""Fast adversarial training, FGSM-RS. Source: Wong, Rice & Kolter 2020, arXiv:2001.03994."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,9 @@ class FastAdversarialTraining(AdversarialTrainer):
     Claims nearly the robustness of adversarial training with many steps. Known for catastrophic overfitting:
     within an epoch the network learns to hide from the one step, and every attack of several steps wins; the
     paper saw it at longer steps, and others at larger radii and with long training (Andriushchenko &
-    Flammarion 2020, arXiv:2007.02617). holdout keeps an epoch from before it, which is the paper's remedy.
+    Flammarion 2020, arXiv:2007.02617); on MNIST the authors' own code was seen to end at 0% under PGD
+    (github.com/locuslab/fast_adversarial, issue 20). holdout keeps an epoch from before it, which is the
+    paper's remedy.
     """
 
     steps: int = 1

@@ -1,4 +1,4 @@
-"""Input gradient regularisation. Source: Ross & Doshi-Velez 2018, arXiv:1711.09404, equation 5."""
+"""Input gradient regularisation. Source: Ross & Doshi-Velez 2018, arXiv:1711.09404."""
 
 from dataclasses import dataclass
 

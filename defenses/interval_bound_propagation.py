@@ -1,4 +1,4 @@
-"""Interval bound propagation. Source: Gowal et al. 2018, arXiv:1810.12715, sections 3 and 4.
+"""Interval bound propagation. Source: Gowal et al. 2018, arXiv:1810.12715.
 
 A box of inputs is pushed through the network layer by layer, as a box that holds all its outputs.
 """
@@ -161,14 +161,14 @@ class IntervalBoundPropagation(Defense):
     """Train the network so that its interval bounds, too, answer rightly, and prove answers by them.
 
     Claims that no linf perturbation within the proved radius changes an answer, without chance, up to the
-    rounding of single precision. Known to cost much clean accuracy at large radii, to prove nothing in other norms
-    and next to nothing of networks that were not trained for it, and to be sensitive to how fast the radius rises
-    (Zhang et al. 2020, arXiv:1906.06316, section 1).
+    rounding of single precision. Known to cost much clean accuracy at large radii, to prove nothing in other
+    norms and next to nothing of networks that were not trained for it, and to be sensitive to how fast the
+    radius rises (Zhang et al. 2020, arXiv:1906.06316).
 
     eps is the radius of the training, 0 for the task's customary one. The loss is kappa of the usual one and
-    the rest of the one at the bounds' worst. The share of the bounds and the radius rise from 0 over the share
-    ramp of the steps, after the share warm of them: about 1/30 and 1/6 on MNIST in the paper, and slower here,
-    where recipes are short; the recipe's epochs are multiplied by stretch.
+    the rest of the one at the bounds' worst. The share of the bounds and the radius rise from 0 over the
+    share ramp of the steps, after the share warm of them: about 1/30 and 1/6 in the authors' code for MNIST,
+    and slower here, where recipes are short; the recipe's epochs are multiplied by stretch.
     """
 
     inputs = ("real",)

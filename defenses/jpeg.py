@@ -1,6 +1,6 @@
 """JPEG compression of the inputs.
 
-Source: Das et al. 2017, arXiv:1705.02900; Guo et al. 2018, arXiv:1711.00117, section 4.
+Source: Das et al. 2017, arXiv:1705.02900; Guo et al. 2018, arXiv:1711.00117.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ def _rounded(x: Tensor) -> Tensor:
 class JPEG(Defense):
     """Compress the inputs as a JPEG file of some quality, and decompress them.
 
-    Claims that compression drops what the eye doesn't see and a perturbation is made of; quality 75 is Guo et
-    al.'s. Known to fall to attackers who take its roundings for the identity on the way back (BPDA; Athalye et
-    al. 2018, arXiv:1802.00420, section 5.2.2; Shin & Song 2017, JPEG-resistant adversarial images), which is
-    what attacks do here.
+    Claims that compression drops what the eye doesn't see and a perturbation is made of; quality 75 is that
+    of Guo et al.'s code. Known to fall to attackers who take its roundings for the identity on the way back
+    (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 5.2; Shin & Song 2017, JPEG-resistant adversarial
+    images), which is what attacks do here.
     """
 
     inputs = ("real",)

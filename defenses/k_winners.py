@@ -1,4 +1,4 @@
-"""k-winners-take-all activations. Source: Xiao, Zhong & Zheng 2020, arXiv:1905.10510, section 2."""
+"""k-winners-take-all activations. Source: Xiao, Zhong & Zheng 2020, arXiv:1905.10510."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class KWinnersTakeAll(Defense):
 
     Claims that a network so full of jumps gives gradients that lead nowhere; share is the paper's sparsity
     ratio, between 0.1 and 0.2. Broken by gradients estimated over many points of a neighbourhood (Tramèr et
-    al. 2020, arXiv:2002.08347, section 5). Layers that are not modules (torch.relu in a forward) stay as they are.
+    al. 2020, arXiv:2002.08347). Layers that are not modules (torch.relu in a forward) stay as they are.
     """
 
     share: float = 0.2

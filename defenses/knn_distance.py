@@ -1,7 +1,6 @@
 """Distance to the k-th nearest training features.
 
-Source: Sun et al. 2022, arXiv:2204.06507, algorithm 1; in the spirit of Papernot & McDaniel 2018,
-arXiv:1803.04765.
+Source: Sun et al. 2022, arXiv:2204.06507; in the spirit of Papernot & McDaniel 2018, arXiv:1803.04765.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Local intrinsic dimensionality. Source: Ma et al. 2018, arXiv:1801.02613, section 3."""
+"""Local intrinsic dimensionality. Source: Ma et al. 2018, arXiv:1801.02613."""
 
 from dataclasses import dataclass
 
@@ -38,12 +38,12 @@ class Dimension(Neighbours):
 class LID(Defense):
     """Refuse inputs around which the features of known inputs spread in unusually many dimensions.
 
-    Claims that adversarial examples lie off the data's manifold, where the dimension is high. fpr is the share of
-    clean inputs that it may refuse; k = 20 is the paper's, whose bank is 100 rows drawn anew for each batch: a larger
-    one that stays tells more here, and answers don't depend on the batch. It reads the features before the last
-    layer; the paper's regression over all layers, which needs examples of the attack, is left out. Known to fall
-    to attacks of high confidence without any adaptation
-    (Athalye et al. 2018, arXiv:1802.00420, section 5.2.3).
+    Claims that adversarial examples lie off the data's manifold, where the dimension is high. fpr is the
+    share of clean inputs that it may refuse; k = 20 is the paper's, whose bank is 100 rows drawn anew for
+    each batch: a larger one that stays tells more here, and answers don't depend on the batch. It reads the
+    features before the last layer; the paper's regression over all layers, which needs examples of the
+    attack, is left out. Known to fall to attacks of high confidence without any adaptation (Athalye et al.
+    2018, arXiv:1802.00420, section 5.2).
     """
 
     inputs = ("real",)

@@ -1,4 +1,4 @@
-"""Large logits. Source: Carlini & Wagner 2016, arXiv:1607.04311, sections 3 and 4: what distillation does, on purpose."""
+"""Large logits. Source: Carlini & Wagner 2016, arXiv:1607.04311, section 3: what distillation does, on purpose."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class LogitScaling(Defense):
     Claims what a vanished gradient seems to show: no answer changes, but in single precision the gradient of
     the cross-entropy is 0 wherever the margin is large. Broken by dividing the logits again, and by any loss
     that does not depend on their scale, such as the difference of logits ratio (Croce & Hein 2020,
-    arXiv:2003.01690, section 4).
+    arXiv:2003.01690, equation 6).
     """
 
     factor: float = 1000.0

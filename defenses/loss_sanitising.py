@@ -1,7 +1,7 @@
 """Leave out the training rows that a model of the rest fits worst.
 
-Source: Koh, Steinhardt & Liang 2022, arXiv:1811.00741, section 3.2 (the "loss" defense); the losses are
-cross-fitted here, so that no row is judged by a network that memorised it.
+Source: Koh, Steinhardt & Liang 2022, arXiv:1811.00741 (the "loss" defense); the losses are cross-fitted here,
+so that no row is judged by a network that memorised it.
 """
 
 from dataclasses import dataclass

@@ -50,8 +50,8 @@ class MahalanobisDetector(Defense):
     Claims to refuse inputs from elsewhere, and adversarial ones. fpr is the share of clean inputs that it may
     refuse. The features are those before the last layer; the paper's input preprocessing and its regression
     over all layers, which needs examples of the attack, are left out. Known to fall to attackers who keep the
-    features near a class (Carlini & Wagner 2017, arXiv:1705.07263, section 6, on detectors by distribution), which
-    is what attacks do here.
+    features near a class (Carlini & Wagner 2017, arXiv:1705.07263, on detectors by distribution), which is
+    what attacks do here.
     """
 
     inputs = ("real",)

@@ -44,8 +44,8 @@ class MedianSmoothing(Defense):
 
     Claims to remove sparse, loud perturbations (l0). size is the window's side, 2 in the paper for MNIST and
     CIFAR-10. Known to fall to attackers who differentiate through the median, as with other transformations
-    of inputs (Athalye et al. 2018, arXiv:1802.00420, section 5.2.2; He et al. 2017, arXiv:1706.04701), which
-    is what attacks do here.
+    of inputs (Athalye et al. 2018, arXiv:1802.00420, section 5.2; He et al. 2017, arXiv:1706.04701), which is
+    what attacks do here.
     """
 
     inputs = ("real",)

@@ -1,6 +1,6 @@
 """Bit-depth reduction of the inputs.
 
-Source: Guo et al. 2018, arXiv:1711.00117, section 4; Xu, Evans & Qi 2018, arXiv:1704.01155.
+Source: Guo et al. 2018, arXiv:1711.00117; Xu, Evans & Qi 2018, arXiv:1704.01155, section III-A.
 """
 
 from dataclasses import dataclass
@@ -52,8 +52,8 @@ class Quantisation(Defense):
     """Round the inputs to `bits` bits per feature, and give attackers no way through the rounding.
 
     Claims to wipe out small perturbations. Its gradients are 0, so an attack by gradients gets nowhere, while
-    noise and queries still find errors. Broken by taking the rounding for the identity on the way back
-    (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 5.2.2).
+    noise and queries still find errors. Broken by taking the rounding for the identity on the way back (BPDA;
+    Athalye et al. 2018, arXiv:1802.00420, section 5.2).
     """
 
     inputs = ("real",)

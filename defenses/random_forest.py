@@ -2,7 +2,7 @@
 
 Its answers are steps, so that gradients are zero wherever they exist. What an attacker with gradients climbs
 instead are trees that send an input both ways, by a sigmoid of its distance to the threshold: BPDA (Athalye
-et al. 2018, arXiv:1802.00420, section 4.1) with the soft trees of Frosst & Hinton 2017, arXiv:1711.09784.
+et al. 2018, arXiv:1802.00420) with the soft trees of Frosst & Hinton 2017, arXiv:1711.09784.
 """
 
 from dataclasses import dataclass

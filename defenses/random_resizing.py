@@ -1,4 +1,4 @@
-"""Random resizing and padding. Source: Xie et al. 2018, arXiv:1711.01991, section 3."""
+"""Random resizing and padding. Source: Xie et al. 2018, arXiv:1711.01991."""
 
 from dataclasses import dataclass
 
@@ -54,11 +54,11 @@ class RandomResizing(Defense):
     """Shrink each image by a random amount and pad it back to its size, at inference only.
 
     Claims that no perturbation survives the resizing that it was not made for; least is the smallest share of
-    the canvas, 299 of 331 pixels in the paper. Networks here take one size, so images shrink instead of
-    growing; the padding repeats the edge, in bilinear interpolation. Broken by attacks that average over the
-    resizing (EOT; Athalye et al. 2018, arXiv:1802.00420, section 5.3.2), which is what attacks do here. With
-    declared=False the system says that it is not random, and attackers do not average: a false claim for the
-    gate to find.
+    the canvas; the paper has images of 299 pixels and a canvas of 331. Networks here take one size, so images
+    shrink instead of growing; the padding repeats the edge, in bilinear interpolation. Broken by attacks that
+    average over the resizing (EOT; Athalye et al. 2018, arXiv:1802.00420, section 5.3), which is what attacks
+    do here. With declared=False the system says that it is not random, and attackers do not average: a false
+    claim for the gate to find.
     """
 
     inputs = ("real",)

@@ -1,4 +1,4 @@
-"""Randomised smoothing. Source: Cohen, Rosenfeld & Kolter 2019, arXiv:1902.02918, sections 3.2 and 3.3.
+"""Randomised smoothing. Source: Cohen, Rosenfeld & Kolter 2019, arXiv:1902.02918, section 3.
 
 The deployed system is the smoothed classifier: the class that the network answers most often when Gaussian
 noise is added to the input. PREDICT and CERTIFY are the functions of those names in the paper's section 3.2.
@@ -60,7 +60,7 @@ class Smoothed(System):
         return Response(torch.log(shares), acceptance)
 
     def surrogate(self, x: Tensor, rng: torch.Generator) -> Response:
-        """Answer x (n, *shape) with the soft vote of a few draws (Salman et al. 2019, arXiv:1906.04584, section 2.2).
+        """Answer x (n, *shape) with the soft vote of a few draws (Salman et al. 2019, arXiv:1906.04584).
 
         It is accepted where as many votes as PREDICT has, cast in these shares, would pass the test's normal
         approximation.

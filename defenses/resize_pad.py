@@ -1,4 +1,4 @@
-"""Random resizing and padding as the paper has it. Source: Xie et al. 2018, arXiv:1711.01991, section 3."""
+"""Random resizing and padding as the paper has it. Source: Xie et al. 2018, arXiv:1711.01991."""
 
 from dataclasses import dataclass
 
@@ -44,11 +44,11 @@ class Padded(System):
 class ResizePad(Defense):
     """Shrink each image to a random number of pixels, and pad it with zeros to its size at random.
 
-    Claims that no perturbation survives all the resizings; least is the smallest share of the side, 299 of 331
-    pixels in the paper, rounded down. Networks here take one size, so images shrink instead of growing.
-    `random-resizing` is the same by fractions of a pixel, and may say that it is not random. Known to fall to
-    attacks that average over the resizing (EOT; Athalye et al. 2018, arXiv:1802.00420, section 5.3.2), which is
-    what attacks do here.
+    Claims that no perturbation survives all the resizings; least is the smallest share of the side, rounded
+    down; the paper has images of 299 pixels and a side of 331. Networks here take one size, so images shrink
+    instead of growing. `random-resizing` is the same by fractions of a pixel, and may say that it is not
+    random. Known to fall to attacks that average over the resizing (EOT; Athalye et al. 2018,
+    arXiv:1802.00420, section 5.3), which is what attacks do here.
     """
 
     inputs = ("real",)

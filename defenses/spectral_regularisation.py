@@ -1,4 +1,4 @@
-"""Spectral norm regularisation. Source: Yoshida & Miyato 2017, arXiv:1705.10941, section 3 and algorithm 1."""
+"""Spectral norm regularisation. Source: Yoshida & Miyato 2017, arXiv:1705.10941."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """Total-variation minimisation of images.
 
-Source: Guo et al. 2018, arXiv:1711.00117, section 4, without its random choice of pixels; Rudin, Osher & Fatemi
-1992, by the dual iteration of Chambolle 2004, An Algorithm for Total Variation Minimization and Applications.
+Source: Guo et al. 2018, arXiv:1711.00117, without its random choice of pixels; Rudin, Osher & Fatemi 1992, by
+the dual iteration of Chambolle 2004, An Algorithm for Total Variation Minimization and Applications.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.system import System
 from firstline.defenses.transformation import Transformed, images_only, straight_through
 
-STEP = 0.25  # Chambolle proves 1/8 and finds that 1/4 converges as well (section 3)
+STEP = 0.25  # Chambolle proves 1/8 and finds that 1/4 converges as well
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class TotalVariation(Defense):
 
     Claims to smooth perturbations away and leave edges; weight is what a unit of variation costs in units of
     half the squared distance, for inputs in their own units. Known to fall to attackers who take it for the
-    identity on the way back (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 5.2.2), which is what attacks
+    identity on the way back (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 5.2), which is what attacks
     do here.
     """
 

@@ -1,4 +1,4 @@
-"""TRADES. Source: Zhang et al. 2019, arXiv:1901.08573, equation 5 and algorithm 1."""
+"""TRADES. Source: Zhang et al. 2019, arXiv:1901.08573."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,11 @@ class Trades(AdversarialTrainer):
 
     Claims a better balance of clean and robust accuracy than training on worst cases alone. What it moves
     inputs by is the change of the answer, not the loss. Known to be over-estimated by attacks that climb the
-    cross-entropy (the published CIFAR-10 network keeps 56.43% under PGD-1000 and 53.08% under AutoAttack:
-    Croce & Hein 2020, arXiv:2003.01690), and to overfit when trained long (Rice et al. 2020,
-    arXiv:2002.11569). steps and beta are the paper's for CIFAR-10, stride is nearly (0.007 of 0.031); the ascent
-    starts uniformly in the ball, since the paper's start, 0.001 away, is rounded to nothing on a grid.
+    cross-entropy (the published CIFAR-10 network keeps 56.43% under PGD-1000 and 53.08% under AutoAttack: the
+    authors' tables, github.com/yaodongyu/TRADES), and to overfit when trained long (Rice et al. 2020,
+    arXiv:2002.11569). steps and beta are those of the authors' code for CIFAR-10, stride is nearly (0.007 of
+    0.031); the ascent starts uniformly in the ball, since theirs, 0.001 away, is rounded to nothing on a
+    grid.
     """
 
     steps: int = 10

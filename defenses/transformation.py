@@ -1,6 +1,6 @@
 """What defenses that change images share: the system, and the way back through what gives no gradient.
 
-Source: Athalye, Carlini & Wagner 2018, arXiv:1802.00420, section 4.1 (BPDA).
+Source: Athalye, Carlini & Wagner 2018, arXiv:1802.00420 (BPDA).
 """
 
 from collections.abc import Callable

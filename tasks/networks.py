@@ -68,7 +68,7 @@ def encoded_mlp(space: InputSpace, classes: int, hidden: tuple[int, ...] = (64, 
 def small_cnn(shape: tuple[int, int, int], classes: int, width: int = 16, hidden: int = 100) -> nn.Sequential:
     """Return two 4x4 stride-2 convolutions of width and 2 x width channels, and two linear layers.
 
-    For 1x28x28 inputs this is the small network of Wong & Kolter 2018, section 5 (arXiv:1711.00851).
+    For 1x28x28 inputs this is the small network of Wong & Kolter 2018 (arXiv:1711.00851).
     """
     channels, height, breadth = shape
     return nn.Sequential(

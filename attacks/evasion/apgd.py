@@ -1,6 +1,6 @@
 """Auto-PGD: an ascent that chooses its own step lengths, and goes on from the highest point that it met.
 
-Source: Croce & Hein 2020, arXiv:2003.01690, algorithm 1; for l1 Croce & Hein 2021, arXiv:2103.01208, algorithm 1.
+Source: Croce & Hein 2020, arXiv:2003.01690; for l1 Croce & Hein 2021, arXiv:2103.01208.
 """
 
 import itertools
@@ -160,7 +160,7 @@ class _Ascent:
     the steps since the last one raised the loss, or where neither the stride nor the highest loss changed.
     """
 
-    momentum = 0.25  # how much of the last move is made again: 1 - alpha of algorithm 1
+    momentum = 0.25  # how much of the last move is made again: 1 - alpha of the paper
 
     def __init__(self, region: Region, start: Tensor, steps: int, rho: float) -> None:
         low = start.new_full((len(start),), -math.inf)
@@ -174,7 +174,7 @@ class _Ascent:
 
     def plan(self, steps: int) -> dict[int, int]:
         """Return after which steps there is a review, each with how many steps it looks back on."""
-        # In hundredths of the steps: 22 first, then 3 fewer each time, but not below 6 (the paper's section 3).
+        # In hundredths of the steps: 22 first, then 3 fewer each time, but not below 6 (the authors' code).
         ends, share, gap = [0], 0, 22
         while share + gap <= 100:
             share, gap = share + gap, max(gap - 3, 6)

@@ -1,4 +1,4 @@
-"""Auto-PGD towards one wrong class after another. Source: Croce & Hein 2020, arXiv:2003.01690, section 4.2."""
+"""Auto-PGD towards one wrong class after another. Source: Croce & Hein 2020, arXiv:2003.01690, equation 7."""
 
 import math
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Auto-PGD that comes down from wider balls: far away the loss has slopes that it lacks inside.
 
-Source: the wider balls are those of Croce & Hein 2021, arXiv:2103.01208, section 3.3, for l1; here for every
-norm, from random points, many times and briefly. Where the loss is flat or has many hills inside the ball, a
-short ascent from outside finds what long ones from inside miss (results/strength.md has the figures).
+Source: the wider balls are those of Croce & Hein 2021, arXiv:2103.01208, for l1; here for every norm, from
+random points, many times and briefly. Where the loss is flat or has many hills inside the ball, a short
+ascent from outside finds what long ones from inside miss (results/strength.md has the figures).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Decoupled direction and norm. Source: Rony et al. 2019, arXiv:1811.09600, algorithm 1."""
+"""Decoupled direction and norm. Source: Rony et al. 2019, arXiv:1811.09600."""
 
 from dataclasses import dataclass
 

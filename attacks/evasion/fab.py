@@ -1,4 +1,4 @@
-"""Fast adaptive boundary, one target class at a time. Source: Croce & Hein 2020, arXiv:1907.02044, algorithm 1.
+"""Fast adaptive boundary, one target class at a time. Source: Croce & Hein 2020, arXiv:1907.02044.
 
 Two things differ from the paper. Which classes to aim at is told by the linearised system at x, nearest boundary
 first, and not by its scores. And where the search goes back towards x, the gradient comes along from the point

@@ -1,4 +1,4 @@
-"""Fast minimum norm. Source: Pintor et al. 2021, arXiv:2102.12827, algorithm 1.
+"""Fast minimum norm. Source: Pintor et al. 2021, arXiv:2102.12827.
 
 Four things differ from the paper. But for l2, steps are a share of the perturbation's present length instead of a
 fixed length, so that they suit inputs of any scale and models of any strength; in l2 that gets stuck where the

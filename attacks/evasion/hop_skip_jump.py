@@ -1,4 +1,4 @@
-"""A walk along the decision boundary, with labels alone. Source: Chen, Jordan & Wainwright 2020, arXiv:1904.02144, algorithms 1 and 2."""
+"""A walk along the decision boundary, with labels alone. Source: Chen, Jordan & Wainwright 2020, arXiv:1904.02144."""
 
 import math
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ class HopSkipJump(MinimalNorm):
         return points
 
     def _normal(self, walk: _Walk, points: Tensor, rows: Tensor, directions: Tensor, share: Tensor) -> Tensor:
-        """Return the estimated direction (k, *shape) in which the answer turns wrong fastest; equation 16."""
+        """Return the estimated direction (k, *shape) in which the answer turns wrong fastest."""
         normals = torch.empty_like(points)
         far = column(distance(points, walk.x[rows], "l2"), points)
         size = visible(self.reach / math.sqrt(directions[0].numel()) * far, walk.target.space)
@@ -163,7 +163,7 @@ class HopSkipJump(MinimalNorm):
         return normals
 
     def _jump(self, walk: _Walk, points: Tensor, rows: Tensor, normal: Tensor, turn: int) -> Tensor:
-        """Return the points moved along normal, as far as they keep fooling the system; section IV-B."""
+        """Return the points moved along normal, as far as they keep fooling the system."""
         x, ends = walk.x[rows], points.clone()
         if walk.norm == "linf":
             normal = normal.sign()

@@ -16,7 +16,7 @@ def crossing(gradient: Tensor, gap: Tensor, low: Tensor, high: Tensor, norm: str
     """Return the shortest step (n, *shape) in norm, within [low, high], along which a linear loss rises by gap (n,).
 
     gradient (n, *shape) is that of the loss; low is at most 0 and high at least 0. Where no step does it, the
-    one that comes closest is returned. Source: Croce & Hein 2020, arXiv:1907.02044, section 3.1.
+    one that comes closest is returned. Source: Croce & Hein 2020, arXiv:1907.02044.
     """
     slope = gradient.flatten(1)
     uphill = gap.sign()[:, None] * slope.sign()

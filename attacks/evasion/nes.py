@@ -1,4 +1,4 @@
-"""Ascent on estimated gradients. Source: Ilyas et al. 2018, arXiv:1804.08598, algorithms 1 and 2 (NES, antithetic)."""
+"""Ascent on estimated gradients. Source: Ilyas et al. 2018, arXiv:1804.08598 (NES, antithetic)."""
 
 import math
 from dataclasses import dataclass

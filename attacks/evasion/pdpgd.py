@@ -1,4 +1,4 @@
-"""Primal-dual proximal gradient descent. Source: Matyasko & Chau 2021, arXiv:2106.01538, algorithm 2.
+"""Primal-dual proximal gradient descent. Source: Matyasko & Chau 2021, arXiv:2106.01538.
 
 The constraint is on the log-odds instead of the margin, and the defaults are for a hundred steps: larger steps
 that fall less, and a start nearer to balance, than the paper's, which are for five times as many.

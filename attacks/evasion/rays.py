@@ -1,4 +1,4 @@
-"""Search over the signs of a ray, with labels alone. Source: Chen & Gu 2020, arXiv:2006.12792, algorithms 2 and 3."""
+"""Search over the signs of a ray, with labels alone. Source: Chen & Gu 2020, arXiv:2006.12792."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""sigma-zero. Source: Cina et al. 2024, arXiv:2402.01879, algorithm 1.
+"""sigma-zero. Source: Cina et al. 2024, arXiv:2402.01879.
 
 It climbs the log-odds instead of the margin, with steps twice as long and a smooth count ten times less sharp
 than the paper's: that finds smaller changes within a hundred steps.

@@ -1,4 +1,4 @@
-"""Random search over squares. Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3."""
+"""Random search over squares. Source: Andriushchenko et al. 2020, arXiv:1912.00049."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """Adversarial examples of networks of one's own, shown to the system: a gray-box attack without its gradients.
 
-Source: Dong et al. 2018, arXiv:1710.06081, algorithms 1 (momentum) and 2 (an ensemble in logits);
-Xie et al. 2019, arXiv:1803.06978 (input diversity).
+Source: Dong et al. 2018, arXiv:1710.06081 (momentum, and an ensemble in logits); Xie et al. 2019,
+arXiv:1803.06978 (input diversity).
 """
 
 from abc import abstractmethod

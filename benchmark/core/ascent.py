@@ -33,7 +33,7 @@ def ascend(
     climb gets points (k, *shape), rounded to the grid, and the rows (k,) that they belong to. An example that
     climb calls broken keeps the point that broke it and leaves the loop, so success is any valid iterate.
     stride is the step length as a share of the radius. momentum is how much of the earlier directions stays
-    in each step (Dong et al. 2018, arXiv:1710.06081, algorithm 1).
+    in each step (Dong et al. 2018, arXiv:1710.06081).
     """
     points, found = start, None
     rows = torch.arange(len(start), device=start.device)

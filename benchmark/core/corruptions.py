@@ -1,9 +1,9 @@
 """Common corruptions of small images, and the region of an attacker who may only choose among them.
 
-Source: Hendrycks & Dietterich 2019, arXiv:1903.12261, section 3; the constants are those of CIFAR-10-C, which
-its authors chose for 32x32. They are kept at every size, and lengths in pixels scale with the shorter side:
-a blur of one pixel of 32 is one of a quarter pixel of 8. So that such a blur is still one, pixels are moved
-by bilinear interpolation. At 32x32 that is what the authors do, with these deviations: frost is left out (it
+Source: Hendrycks & Dietterich 2019, arXiv:1903.12261, section 4; the constants are those of CIFAR-10-C, which
+its authors chose for 32x32. They are kept at every size, and lengths in pixels scale with the shorter side: a
+blur of one pixel of 32 is one of a quarter pixel of 8. So that such a blur is still one, pixels are moved by
+bilinear interpolation. At 32x32 that is what the authors do, with these deviations: frost is left out (it
 needs photographs), all edges are mirrored, motion is not rounded to whole pixels, zooms and elastic
 transforms interpolate once, and JPEG leaves out what is lossless.
 """

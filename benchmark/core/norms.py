@@ -49,7 +49,7 @@ def _project_l1(delta: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor
     """The nearest point of the l1 ball cut with the box: soft thresholding, clipped.
 
     The threshold is found by Newton's method, safeguarded by bisection: the length falls with it, piecewise
-    linearly. Source: Croce & Hein 2021, arXiv:2103.01208, section 3.1.
+    linearly. Source: Croce & Hein 2021, arXiv:2103.01208.
     """
     inside = torch.clamp(delta, low, high)
     over = length(inside, "l1") > eps.flatten()

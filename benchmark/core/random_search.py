@@ -1,4 +1,4 @@
-"""Random search over squares. Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3."""
+"""Random search over squares. Source: Andriushchenko et al. 2020, arXiv:1912.00049."""
 
 import math
 from bisect import bisect_left
@@ -15,8 +15,8 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED, Response
 from firstline.benchmark.core.target import Target, heed_refusals
 
-# After so many ten thousandths of the queries the share of the input that a square covers is halved: section
-# 5 of the paper, stretched to the budget as in AutoAttack.
+# After so many ten thousandths of the queries the share of the input that a square covers is halved: as in
+# AutoAttack's code, which stretches the paper's schedule to the budget.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 WIDER = 4  # times the share for l2: with the paper's, fewer examples fall to up to 1000 queries
 
@@ -172,7 +172,7 @@ class _L2:
 def _bumps(tall: int, wide: int) -> Tensor:
     """Return unit patterns (m, tall x wide): two hills of opposite sign, above and beside each other.
 
-    A window one pixel high or wide has one pattern. Source: equations 2 and 3 of the paper.
+    A window one pixel high or wide has one pattern. Source: the paper, for l2.
     """
     patterns = []
     if tall > 1 or wide == 1:

@@ -24,7 +24,7 @@ def gradient_norm(
 ) -> Tensor:
     """Return the l2 norm (k,) of the cross-entropy's gradient; higher is more vulnerable.
 
-    Source: Simon-Gabriel et al. 2019, arXiv:1802.01421, section 2. A saturated softmax hides it.
+    Source: Simon-Gabriel et al. 2019, arXiv:1802.01421. A saturated softmax hides it.
     """
     return length(target.slope(x, y, rows).gradient, "l2")
 
@@ -34,8 +34,8 @@ def lipschitz(
 ) -> Tensor:
     """Return how fast the logits change (k,), in l1 per l2 of input, along the steepest of a few ascents.
 
-    Higher is more vulnerable. Source: after Yang et al. 2020, arXiv:2003.02460, section 4 (local Lipschitzness,
-    there in linf).
+    Higher is more vulnerable. Source: after Yang et al. 2020, arXiv:2003.02460 (local Lipschitzness, there in
+    linf).
     """
     here = target.logits(x, rows).detach()
 
@@ -58,8 +58,8 @@ def margin(
 ) -> Tensor:
     """Return how far the nearest boundary of the linearised system is (k,), in l2; lower is more vulnerable.
 
-    The gap between the true logit and the best other over the norm of its gradient. Source: Hein & Andriushchenko
-    2017, arXiv:1705.08475, theorem 2.1, with the slope at the input in the place of the Lipschitz constant.
+    The gap between the true logit and the best other over the norm of its gradient. Source: Hein &
+    Andriushchenko 2017, arXiv:1705.08475, with the slope at the input in the place of the Lipschitz constant.
     """
     slope = target.slope(x, y, rows, loss=margins)
     return -slope.loss / length(slope.gradient, "l2").clamp_min(TINY)
@@ -70,7 +70,7 @@ def curvature(
 ) -> Tensor:
     """Return how fast the gradient turns along itself (k,); higher is more vulnerable.
 
-    Source: Moosavi-Dezfooli et al. 2019, arXiv:1811.09716, section 4 (CURE's penalty), over the threat's radius.
+    Source: Moosavi-Dezfooli et al. 2019, arXiv:1811.09716 (CURE's penalty), over the threat's radius.
     """
     gradient = target.slope(x, y, rows).gradient
     step = gradient * column(radius / length(gradient, "l2").clamp_min(TINY), x)

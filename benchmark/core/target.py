@@ -16,9 +16,7 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import REFUSED, Response, System
 from firstline.benchmark.core.threat import Threat
 
-DRAWS = (
-    8  # draws of a stochastic system that one gradient averages over (EOT, Athalye et al. 2018, section 4)
-)
+DRAWS = 8  # draws of a stochastic system that one gradient averages over (EOT, Athalye et al. 2018)
 REFUSAL = 64.0  # between the loss of a right answer and that of a wrong one which is refused
 NO_GRADIENT = "the system gives no gradient; give it a differentiable surrogate (BPDA)"
 

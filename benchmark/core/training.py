@@ -43,8 +43,8 @@ def worst_weights(module: nn.Module, size: float) -> Iterator[None]:
     """Let module have weights nearby that fit worse, for as long as the context lasts.
 
     Each weight of two or more dimensions goes up its own gradient, which must be there, by size times its own
-    length. Weights and buffers come back exactly: running statistics never see the moved weights.
-    Source: Wu, Xia & Wang 2020, arXiv:2004.05884, algorithm 1, with one step of the weights.
+    length. Weights and buffers come back exactly: running statistics never see the moved weights. Source: Wu,
+    Xia & Wang 2020, arXiv:2004.05884, with one step of the weights.
     """
     weights = [(p, p.grad, p.detach().clone()) for p in module.parameters() if p.ndim > 1]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]

@@ -55,11 +55,12 @@ def _brier(probabilities: Floats, labels: Ints) -> float:
 def ece(probabilities: NDArray[Any], labels: NDArray[Any], *, bins: int = 15) -> float:
     """Return the expected calibration error: how far confidence and accuracy are apart; lower is better.
 
-    probabilities is (n, classes), labels (n,) whole numbers from 0. Examples are put into bins of equal width by
-    their largest probability, lower edge out and upper edge in; the result is the mean gap between accuracy and
-    confidence in a bin, weighted by its examples, a share in [0, 1]. Of equal probabilities the first class is
-    the answer. Raises ValueError for other shapes, labels that are no class, values outside [0, 1] or that don't
-    sum to 1, and fewer than one bin. Source: Guo et al. 2017, arXiv:1706.04599, eq. 3; 15 bins as in section 5.
+    probabilities is (n, classes), labels (n,) whole numbers from 0. Examples are put into bins of equal width
+    by their largest probability, lower edge out and upper edge in; the result is the mean gap between
+    accuracy and confidence in a bin, weighted by its examples, a share in [0, 1]. Of equal probabilities the
+    first class is the answer. Raises ValueError for other shapes, labels that are no class, values outside
+    [0, 1] or that don't sum to 1, and fewer than one bin. Source: Guo et al. 2017, arXiv:1706.04599, eq. 3,
+    and its 15 bins.
 
     >>> ece(np.array([[0.75, 0.25], [0.75, 0.25]]), np.array([0, 1]))
     0.25
@@ -73,9 +74,9 @@ def ece(probabilities: NDArray[Any], labels: NDArray[Any], *, bins: int = 15) ->
 def brier(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
     """Return the Brier score: the mean squared distance of the answer from the truth, in [0, 2]; lower is better.
 
-    probabilities is (n, classes), labels (n,) whole numbers from 0; squares are summed over the classes, so that
-    two classes score twice what the one-class form gives. Raises ValueError as ece does.
-    Source: Brier 1950, Monthly Weather Review 78, eq. 2.
+    probabilities is (n, classes), labels (n,) whole numbers from 0; squares are summed over the classes, so
+    that two classes score twice what the one-class form gives. Raises ValueError as ece does. Source: Brier
+    1950, Monthly Weather Review 78.
 
     >>> brier(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
     0.25

@@ -250,7 +250,7 @@ def neighbour_distances(points: NDArray[Any], *, reference: NDArray[Any], k: int
 def knn_distance(points: NDArray[Any], *, reference: NDArray[Any], k: int) -> Floats:
     """Return the Euclidean distance (n,) of each point to its k-th nearest in reference, at least 0.
 
-    As neighbour_distances, of which it is the last column. Source: Sun et al. 2022, arXiv:2204.06507, section 3.
+    As neighbour_distances, of which it is the last column. Source: Sun et al. 2022, arXiv:2204.06507.
 
     >>> knn_distance(np.array([[0.0]]), reference=np.array([[3.0], [-1.0], [2.0]]), k=2)
     array([2.])
@@ -262,10 +262,10 @@ def lid(distances: NDArray[Any]) -> Floats:
     """Return the local intrinsic dimensionality (n,) at points with these distances to their neighbours.
 
     distances is (n, k), to the k nearest, in any order and unit, k at least 2, the point itself left out. The
-    maximum-likelihood estimate: about d where data fills d dimensions evenly. 0 where a neighbour is at distance
-    0, and infinity where all are equally far. Raises ValueError for other shapes, fewer than 2 neighbours, and
-    distances that are negative or not finite.
-    Source: Ma et al. 2018, arXiv:1801.02613, eq. 4, after Amsaleg et al. 2015.
+    maximum-likelihood estimate: about d where data fills d dimensions evenly. 0 where a neighbour is at
+    distance 0, and infinity where all are equally far. Raises ValueError for other shapes, fewer than 2
+    neighbours, and distances that are negative or not finite. Source: Ma et al. 2018, arXiv:1801.02613, after
+    Amsaleg et al. 2015.
 
     >>> lid(np.array([[1.0, np.e]]))
     array([2.])

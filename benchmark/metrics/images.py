@@ -142,9 +142,9 @@ def psnr(a: NDArray[Any], b: NDArray[Any], *, data_range: float = 1.0) -> Floats
 def ncc(a: NDArray[Any], b: NDArray[Any]) -> Floats:
     """Return the zero-normalised cross-correlation (n,) of a and b (n, ...), in [-1, 1]; higher is closer.
 
-    1 where one is the other with another brightness and contrast, -1 where it is its negative; 0, by convention,
-    where one of the two is constant. Without a unit. Raises ValueError for shapes that differ and values that
-    aren't finite. Source: Lewis 1995, Vision Interface, eq. 2, at no shift.
+    1 where one is the other with another brightness and contrast, -1 where it is its negative; 0, by
+    convention, where one of the two is constant. Without a unit. Raises ValueError for shapes that differ and
+    values that aren't finite. Source: Lewis 1995, Vision Interface, at no shift.
 
     >>> ncc(np.array([[1.0, 2.0, 3.0]]), np.array([[10.0, 20.0, 30.0]]))
     array([1.])

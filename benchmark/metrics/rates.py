@@ -21,7 +21,7 @@ class Interval(NamedTuple):
 def wilson(successes: int, n: int) -> Interval:
     """Return the proportion successes / n with Wilson's 95% score interval.
 
-    Raises ValueError unless 0 <= successes <= n and n > 0. Source: Wilson 1927, JASA 22, eq. 7.
+    Raises ValueError unless 0 <= successes <= n and n > 0. Source: Wilson 1927, JASA 22.
 
     >>> wilson(0, 10).hi
     0.2775...
@@ -39,7 +39,7 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Return the two-sided p-value of McNemar's exact test that a and b (n,) succeed equally often.
 
     Only examples on which they differ count. Source: McNemar 1947; the exact binomial form of Conover 1999,
-    section 3.5. Raises ValueError where the shapes differ.
+    Practical Nonparametric Statistics. Raises ValueError where the shapes differ.
 
     >>> mcnemar(np.array([True] * 5 + [False]), np.array([False] * 5 + [False]))
     0.0625

@@ -128,9 +128,9 @@ def recovery_loss(times: NDArray[Any], service: NDArray[Any], *, baseline: float
     """Return the mean shortfall of service below baseline over time, in its unit, at least 0; lower is better.
 
     times is (t,), at least two moments that rise, in any unit; service (t,) its value at each, straight lines
-    between. What lies above baseline makes up for nothing. Multiplied by the time that passed it is the area lost
-    under the recovery curve. Raises ValueError for other shapes, times that don't rise and values that aren't
-    finite. Source: Bruneau et al. 2003, Earthquake Spectra 19, eq. 1 (loss of resilience), by its length.
+    between. What lies above baseline makes up for nothing. Multiplied by the time that passed it is the area
+    lost under the recovery curve. Raises ValueError for other shapes, times that don't rise and values that
+    aren't finite. Source: Bruneau et al. 2003, Earthquake Spectra 19 (loss of resilience), by its length.
 
     >>> recovery_loss(np.array([0.0, 1.0, 2.0]), np.array([1.0, 0.0, 1.0]), baseline=1.0)
     0.5

@@ -73,9 +73,9 @@ def tpr_at_fpr(scores: Floats, positive: NDArray[np.bool_], fpr: float) -> float
 def roc_curve(scores: Floats, positive: NDArray[np.bool_]) -> Curve:
     """Return the false- and true-positive rate at every distinct score as the threshold, and at infinity.
 
-    scores is (n,), without NaN; an example is called positive when its score is at least the threshold, so equal
-    scores are one point. Rates are shares in [0, 1]; a curve further up and left is better. The first point is
-    (0, 0) at a threshold of infinity. Source: Fawcett 2006, Pattern Recognition Letters 27, algorithm 1.
+    scores is (n,), without NaN; an example is called positive when its score is at least the threshold, so
+    equal scores are one point. Rates are shares in [0, 1]; a curve further up and left is better. The first
+    point is (0, 0) at a threshold of infinity. Source: Fawcett 2006, Pattern Recognition Letters 27.
 
     >>> curve = roc_curve(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True]))
     >>> curve.fpr.tolist(), curve.tpr.tolist(), curve.thresholds.tolist()
