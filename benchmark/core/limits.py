@@ -66,10 +66,10 @@ class Limit:
         return ", ".join(parts)
 
 
-CARLINI = "Carlini et al. 2019, arXiv:1902.06705, section 5"
+CARLINI = "Carlini et al. 2019, arXiv:1902.06705, sections 4 and 5"
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420, section 3.1"
-PINTOR = "Pintor et al. 2022, arXiv:2106.09947, section 3"
-CROCE = "Croce & Hein 2020, arXiv:2003.01690, appendix; AutoAttack's own flags"
+PINTOR = "Pintor et al. 2022, arXiv:2106.09947"
+CROCE = "Croce & Hein 2020, arXiv:2003.01690; AutoAttack's own flags"
 OURS = "firstline"
 
 LIMITS: dict[str, Limit] = {
