@@ -41,6 +41,16 @@ RANKED_BY = {"poisoning": "accuracy", "membership": "auc"}
 UNDEFENDED = "none"
 LEAST_LOSS = 0.05  # of the undefended system under the worst case; less, and the attacks prove nothing
 BESIDE_CURVES = ("curve_area", "median_minimal_distance")
+DETECTION = {  # how well suspect inputs and queries are told apart, with units
+    "detection_auc": "share",
+    "detection_tpr_at_1pct_fpr": "share",
+    "detection_tpr_at_5pct_fpr": "share",
+    "detection_average_precision": "share",
+    "inputs_until_refused": "inputs",
+    "flagged_attacks": "share",
+    "queries_until_flagged": "queries",
+    "flagged_honest_queries": "share",
+}
 
 
 class Estimate(NamedTuple):
@@ -137,6 +147,11 @@ class Table:
     def curves(self) -> list[tuple[Row, Cell]]:
         """The cells that have a security curve."""
         return [(row, cell) for row in self.rows for cell in row.cells if cell.curve]
+
+    @property
+    def detections(self) -> list[tuple[Row, Cell]]:
+        """The cells of systems that refuse or watch."""
+        return [(row, cell) for row in self.rows for cell in row.cells if cell.estimates.keys() & DETECTION]
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -342,10 +357,7 @@ def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, di
         for seed, one in verdicts.items():
             by_seed.setdefault(seed, {})[attack] = one
         estimates = {ROBUST.name: _share([one.held for one in verdicts.values()])} if verdicts else {}
-        for name in BESIDE_CURVES:
-            metrics = [record.metrics[name] for record in usable if name in record.metrics]
-            if metrics and len(metrics) == len(usable):  # a median is absent where most examples stand
-                estimates[name] = _pool(metrics)
+        estimates |= _complete(usable, (*BESIDE_CURVES, *DETECTION))
         there = grid.records_of(defense, attack)
         cells.append(Cell(attack, estimates, tuple(problems), there, curves.curve(usable)))
     together, objections = {}, _mixed_systems(grid, defense)
@@ -370,6 +382,7 @@ def _metrics_row(grid: _Grid, defense: str, measures: Sequence[Measure], score: 
         usable, problems = grid.cell(defense, attack)
         found = {m: [r.metrics[m.name] for r in usable if m.name in r.metrics] for m in measures}
         estimates = {m.name: _pool(metrics) for m, metrics in found.items() if metrics}
+        estimates |= _complete(usable, DETECTION)
         if score and len(found[score]) < len(usable):
             problems.append(f"incomplete: a record without {score.name}")
         cells.append(Cell(attack, estimates, tuple(problems), grid.records_of(defense, attack)))
@@ -440,6 +453,12 @@ def _pool(metrics: Sequence[Metric]) -> Estimate:
     if len(lows) < len(metrics) or len(highs) < len(metrics):
         return Estimate(value, None, None, n)
     return Estimate(value, min(lows), max(highs), n)
+
+
+def _complete(records: Sequence[Record], names: Iterable[str]) -> dict[str, Estimate]:
+    """The estimates of metrics that every record has: a median or a wait is absent where it never comes."""
+    found = {name: [r.metrics[name] for r in records if name in r.metrics] for name in names}
+    return {name: _pool(metrics) for name, metrics in found.items() if 0 < len(records) == len(metrics)}
 
 
 def _measures(records: Iterable[Record]) -> dict[str, Measure]:

@@ -62,6 +62,26 @@ METRICS = {
         "Median distance",
         "How far the attack moves the median input that is right when clean, until it breaks.",
     ),
+    "detection_auc": (
+        "AUC",
+        "How well low acceptance tells suspect inputs from clean ones: 0.5 is guessing.",
+    ),
+    "detection_tpr_at_1pct_fpr": ("Found at 1%", "Share of suspect inputs found at 1% false alarms."),
+    "detection_tpr_at_5pct_fpr": ("Found at 5%", "Share of suspect inputs found at 5% false alarms."),
+    "detection_average_precision": ("Precision", "Average precision over the suspect inputs."),
+    "inputs_until_refused": (
+        "Wait",
+        "Suspect inputs up to the first that is refused, at the system's own threshold, on average.",
+    ),
+    "flagged_attacks": (
+        "Attacks flagged",
+        "Share of attacked inputs of whose queries the monitor flags one.",
+    ),
+    "queries_until_flagged": (
+        "Queries",
+        "Queries on an attacked input up to the first that is flagged, the median.",
+    ),
+    "flagged_honest_queries": ("Honest flagged", "Share of clean inputs that the monitor would flag."),
     "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
 }
 DIRECTIONS = {
@@ -131,9 +151,14 @@ def heading(metric: str) -> str:
     return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
 
 
+def meaning(metric: str) -> str:
+    """Return what a known metric says."""
+    return METRICS[metric][1]
+
+
 def explanation(metric: str, unit: str, better: str) -> str:
     """Return what a metric says and which direction is better; an unknown one is given with its unit."""
-    known = METRICS[metric][1] if metric in METRICS else f"As the records name it; unit: {unit or 'none'}."
+    known = meaning(metric) if metric in METRICS else f"As the records name it; unit: {unit or 'none'}."
     return f"{known} {DIRECTIONS[better]}"
 
 

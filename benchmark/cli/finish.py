@@ -48,6 +48,9 @@ def summarise(store: Store, records: "list[Record]") -> "list[Table]":
     for one in made:
         say(f"{one.task} · {one.threat}")
         say(table(*_rows(one)))
+        if one.detections:
+            say()
+            say(table(*_detections(one)))
         for warning in [one.invalid, *one.warnings]:
             if warning:
                 say(f"  {warning}")
@@ -68,6 +71,22 @@ def _rows(one: "Table") -> tuple[list[str], list[list[str]]]:
         why = f"  ({row.objections[0]})" if row.objections else ""
         rows.append([rank, _number(row.score), *[_number(o, short=True) for o in others], row.defense + why])
     return head, rows
+
+
+def _detections(one: "Table") -> tuple[list[str], list[list[str]]]:
+    """What refusing and watching systems tell apart, leaving out columns that nobody has."""
+    from firstline.leaderboard.table import DETECTION
+    from firstline.leaderboard.words import heading, number
+
+    there = {
+        name: unit for name, unit in DETECTION.items() if any(name in c.estimates for _, c in one.detections)
+    }
+    rows = [
+        [number(cell.estimates[n].value, u) if n in cell.estimates else "-" for n, u in there.items()]
+        + [cell.attack, row.defense]
+        for row, cell in one.detections
+    ]
+    return [*(heading(name).upper() for name in there), "ATTACK", "DEFENSE"], rows
 
 
 def _lowest(row: Any, name: str) -> "Estimate | None":

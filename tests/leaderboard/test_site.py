@@ -193,10 +193,21 @@ def test_a_security_curve_is_drawn_and_given_in_numbers(gated, tmp_path):
     assert "100.0% 100.0% 75.0% 50.0% 0.0%" in text
 
 
+def test_what_detectors_and_monitors_tell_apart_is_a_table_of_its_own(bench, new_metric, tmp_path):
+    found = {"detection_auc": new_metric(0.8), "queries_until_flagged": new_metric(4, unit="queries")}
+    bench.add("mahalanobis", "pgd", [True, False], metrics=found)
+    page = pages(build(bench.records, bench, tmp_path / "board", title="board").parent)["evasion.html"]
+    text = " ".join(page.text.split())
+    assert "Detection Suspect are inputs that an attack moved" in text
+    assert "mahalanobis pgd 80.0%" in text
+    assert "4.000" in text
+
+
 def test_without_figures_and_curves_neither_is_mentioned(rich, tmp_path):
     text = pages(build(rich.records, rich, tmp_path / "board", title="board").parent)["evasion.html"].text
     assert "What the gate measured" not in text
     assert "Security curves" not in text
+    assert "Suspect are inputs" not in text
 
 
 def hostile(record, text, new_metric):

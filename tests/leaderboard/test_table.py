@@ -281,6 +281,21 @@ def test_the_median_distance_needs_every_seed(bench, new_metric):
     assert "median_minimal_distance" not in row(evasion(bench), "none").cells[0].estimates
 
 
+def test_what_a_detector_tells_apart_stands_beside_the_scores_where_every_seed_has_it(bench, new, new_metric):
+    for seed in (0, 1):
+        found = {"detection_auc": new_metric(0.7 + 0.1 * seed)}
+        found |= {"inputs_until_refused": new_metric(3, unit="inputs")} if seed else {}
+        bench.add("mahalanobis", "pgd", holds(50), seed=seed, metrics=found)
+        bench.add("none", "pgd", holds(5), seed=seed)
+    ((who, cell),) = evasion(bench).detections
+    assert (who.defense, cell.attack) == ("mahalanobis", "pgd")
+    assert cell.estimates["detection_auc"].value == pytest.approx(0.75)
+    assert "inputs_until_refused" not in cell.estimates
+    poisoned = new("strip", "badnets", threat=POISONING, metrics={"detection_auc": new_metric(0.9)})
+    ((who, cell),) = metrics_table([poisoned]).detections
+    assert (who.defense, cell.estimates["detection_auc"].value) == ("strip", 0.9)
+
+
 # The whole table
 
 
