@@ -1,7 +1,8 @@
 """A monitor that knows queries again. Source: Li et al. 2022, Blacklight, arXiv:2006.14042."""
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -29,8 +30,10 @@ class Monitored(System):
         self.register_buffer("low", low)
         self.register_buffer("step", (high - low) / LEVELS)
         self.register_buffer("secret", torch.ones(settings.window, dtype=torch.int64))
-        self._seen: deque[list[int]] = deque()  # fingerprints, the oldest first
-        self._gone = 0  # how many were forgotten
+        self._seen: dict[
+            int, frozenset[int]
+        ] = {}  # fingerprints by the numbers of their queries, the oldest first
+        self._count = 0  # of all queries so far
         self._places: dict[int, deque[int]] = {}  # hash to the numbers of the queries that have it
 
     def observe(self, queries: Tensor) -> Tensor:
@@ -51,18 +54,24 @@ class Monitored(System):
 
     def _knows(self, fingerprint: list[int]) -> bool:
         """Whether an earlier query shares more than `share` of the hashes; remember this one."""
-        shared = Counter(number for value in fingerprint for number in self._places.get(value, ()))
-        most = max(shared.values(), default=0)
+        needed = int(self.settings.share * len(fingerprint))
+        # Who shares more than `needed` of them shares one of any len - needed: of the rarest, as they are few.
+        places = sorted((self._places.get(value, ()) for value in fingerprint), key=len)
+        near = set(chain.from_iterable(places[: len(fingerprint) - needed]))
+        known = any(
+            len(self._seen[number].intersection(fingerprint)) > needed
+            for number in sorted(near, reverse=True)
+        )
         self._remember(fingerprint)
-        return most > self.settings.share * len(fingerprint)
+        return known
 
     def _remember(self, fingerprint: list[int]) -> None:
         for value in fingerprint:
-            self._places.setdefault(value, deque()).append(self._gone + len(self._seen))
-        self._seen.append(fingerprint)
+            self._places.setdefault(value, deque()).append(self._count)
+        self._seen[self._count] = frozenset(fingerprint)
+        self._count += 1
         if len(self._seen) > self.settings.memory:
-            self._gone += 1
-            for value in self._seen.popleft():
+            for value in self._seen.pop(self._count - 1 - self.settings.memory):
                 self._places[value].popleft()
                 if not self._places[value]:
                     del self._places[value]

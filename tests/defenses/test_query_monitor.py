@@ -141,10 +141,30 @@ def test_memory_is_bounded_and_the_oldest_are_forgotten():
     system, x = monitor(QueryMonitor(memory=50)), digits(200)
     system.observe(x)
     assert len(system._seen) == 50
-    assert sum(map(len, system._places.values())) == sum(map(len, system._seen))
-    assert set(system._places) == {value for found in system._seen for value in found}
+    assert sum(map(len, system._places.values())) == sum(map(len, system._seen.values()))
+    assert set(system._places) == {value for found in system._seen.values() for value in found}
     assert system.observe(x[150:170]).all()
     assert not system.observe(x[:20]).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9])
+def test_a_query_is_flagged_as_by_comparing_it_with_each_of_the_last_ones(share):
+    system, generator = (
+        monitor(QueryMonitor(window=8, share=share, hashes=20, memory=30)),
+        torch.Generator().manual_seed(0),
+    )
+    x = digits(4).repeat(
+        25, 1, 1, 1
+    )  # each of four digits again and again, more and more of its pixels redrawn
+    redrawn = torch.rand(x.shape, generator=generator) < torch.arange(100).reshape(-1, 1, 1, 1) / 400
+    x = torch.where(redrawn, torch.rand(x.shape, generator=generator), x)
+    prints = [set(found) for found in system.fingerprints(x)]
+    expected = [
+        any(len(found & other) > share * len(found) for other in prints[max(0, i - 30) : i])
+        for i, found in enumerate(prints)
+    ]
+    assert system.observe(x).tolist() == expected
+    assert 0 < sum(expected) < 100
 
 
 def test_answers_stay_as_they_are_and_what_was_seen_is_not_stored():
