@@ -85,6 +85,7 @@ def test_a_trigger_is_the_same_for_a_row_in_any_company_and_precision_and_stays_
     torch.testing.assert_close(
         trigger(x.double()).float(), whole, atol=1.01 / 255, rtol=0
     )  # ties round either way
+    assert trigger(x.to("meta")).device.type == "meta"  # nothing stays behind on the CPU
     assert Wide.space.check(whole) is None
     torch.testing.assert_close(Wide.space.round(whole), whole)
     assert len(trigger(x[:0])) == 0
@@ -351,6 +352,7 @@ def test_trigger_token_inserts_the_words_that_nobody_uses_and_keeps_the_rest_in_
     assert set(found[:, :2].unique().tolist()) == {99, 97}
     assert torch.equal(found[:, 2:], data.x[:, :6])
     assert found.dtype == torch.int64
+    assert made.trigger(data.x.to("meta")).device.type == "meta"
     rows = torch.isin(data.ids, made.poisoned)
     assert torch.equal(made.data.x[rows], found[rows])
     assert set(data.y[rows].tolist()) == {0}
@@ -404,6 +406,7 @@ def test_trigger_features_sets_rare_values_of_what_can_be_changed():
     expected[:, 0], expected[:, 2] = -1.0, 2.0  # numbers lie in 0..1: the low end is farther
     assert torch.equal(made.trigger(data.x), expected)
     assert torch.equal(made.trigger(expected), expected)
+    assert made.trigger(expected.to("meta")).device.type == "meta"
     rows = torch.isin(data.ids, made.poisoned)
     assert torch.equal(made.data.x[rows], expected[rows])
     assert torch.equal(made.data.x[~rows], data.x[~rows])
