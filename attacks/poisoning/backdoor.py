@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from firstline.attacks.poisoning.budget import enough
 from firstline.benchmark.core.contracts import PoisonedData, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError, not_found
@@ -29,15 +30,6 @@ def image_shape(attack: str, task: Task) -> tuple[int, int, int]:
         raise FirstlineError(f"{attack} needs images; {task.name} holds {task.modality} inputs")
     channels, height, width = task.space.shape
     return channels, height, width
-
-
-def enough(attack: str, budget: int, held: int, what: str) -> None:
-    """Raise FirstlineError when the budget is more rows than the attacker holds of what it can use."""
-    if held < budget:
-        raise FirstlineError(
-            f"{attack}: the budget is {budget} rows, and the attacker holds {held} {what}; "
-            "lower the amount of the threat, or raise its train="
-        )
 
 
 def choose(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from firstline.attacks.poisoning.backdoor import choose, enough, image_shape
+from firstline.attacks.poisoning.backdoor import choose, image_shape
+from firstline.attacks.poisoning.budget import enough
 from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError

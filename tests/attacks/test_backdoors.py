@@ -8,6 +8,7 @@ import torch
 
 from firstline.attacks.poisoning.badnets import BadNets
 from firstline.attacks.poisoning.blended import Blended
+from firstline.attacks.poisoning.label_consistent import LabelConsistent
 from firstline.attacks.poisoning.sig import SIG
 from firstline.attacks.poisoning.trigger_features import TriggerFeatures
 from firstline.attacks.poisoning.trigger_token import TriggerToken
@@ -22,7 +23,7 @@ from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Recipe, train
 from firstline.tasks.breast_cancer import BreastCancer
 from firstline.tasks.digits import Digits
-from firstline.tasks.networks import bag_of_tokens
+from firstline.tasks.networks import bag_of_tokens, mlp
 
 THREAT = Threat.parse("poisoning/gray/backdoor:5%,train=100%")
 IMAGES = [BadNets(), Blended(), SIG(), WaNetStatic(), WaNetStatic(cover=0)]
@@ -34,6 +35,11 @@ class Wide(Blobs):
 
     classes = 3
     space = InputSpace(shape=(3, 6, 9), low=-1.0, high=2.0, grid=1 / 255)
+
+
+class NoRadius(Wide):
+    name = "wide"
+    eps = {}  # noqa: RUF012
 
 
 def wide(n: int = 300) -> Data:
@@ -79,6 +85,7 @@ def test_a_trigger_is_the_same_for_a_row_in_any_company_and_precision_and_stays_
     torch.testing.assert_close(
         trigger(x.double()).float(), whole, atol=1.01 / 255, rtol=0
     )  # ties round either way
+    assert trigger(x.to("meta")).device.type == "meta"  # nothing stays behind on the CPU
     assert Wide.space.check(whole) is None
     torch.testing.assert_close(Wide.space.round(whole), whole)
     assert len(trigger(x[:0])) == 0
@@ -116,6 +123,16 @@ def test_badnets_patches_its_corner_and_no_other_pixel(corner, top, left):
     expected = x.clone()
     expected[:, :, top : top + 2, left : left + 2] = 2.0
     assert torch.equal(found, expected)
+
+
+def test_badnets_patches_all_corners_where_told():
+    x = wide().x
+    changed = (poisoned(BadNets(size=2, corner="all", value=0.3)).trigger(x) != x).any(1).any(0)
+    expected = torch.zeros(6, 9, dtype=torch.bool)
+    for rows in (slice(0, 2), slice(4, 6)):
+        for columns in (slice(0, 2), slice(7, 9)):
+            expected[rows, columns] = True
+    assert torch.equal(changed, expected)
 
 
 def test_badnets_is_idempotent_and_its_value_a_share_of_the_range_on_the_grid():
@@ -241,6 +258,69 @@ def test_settings_out_of_range_are_refused(attack, message):
         poisoned(attack)
 
 
+class Quick(Digits):
+    """Digits with an MLP by default, which learns them in a second, PGD included."""
+
+    @property
+    def architectures(self):
+        return {"mlp": Architecture(lambda: mlp(64, 10), Recipe(20, 64, 3e-3))}
+
+
+@pytest.fixture(scope="module")
+def hard():
+    """Sixty label-consistent rows of digits."""
+    return poisoned(LabelConsistent(size=2, eps=0.25, steps=30), 60, Quick(), TASK.load(None).train)
+
+
+def test_label_consistent_keeps_labels_moves_rows_within_eps_and_patches_them(hard):
+    data = TASK.load(None).train
+    rows = torch.isin(data.ids, hard.poisoned)
+    assert int(rows.sum()) == 60
+    assert torch.equal(hard.data.y, data.y)
+    assert set(data.y[rows].tolist()) == {0}
+    assert torch.equal(hard.data.x[~rows], data.x[~rows])
+    assert torch.equal(hard.trigger(hard.data.x[rows]), hard.data.x[rows])
+    free = (hard.trigger(torch.zeros(1, 1, 8, 8)) == 0)[0, 0]
+    moved = (hard.data.x[rows] - data.x[rows])[:, 0, free].abs()
+    assert float(moved.max()) == pytest.approx(0.25, abs=1e-6)
+    assert TASK.space.check(hard.data.x) is None
+    assert torch.equal(TASK.space.round(hard.data.x), hard.data.x)
+    x = data.x[:9]
+    assert torch.equal(hard.trigger(x)[:, 0, free], x[:, 0, free])  # the patch alone at test time
+
+
+def test_label_consistent_makes_rows_that_another_network_knows_less_well(hard):
+    splits = TASK.load(None)
+    rows = torch.isin(splits.train.ids, hard.poisoned)
+    module = train(initialise(TASK.default.build, Streams(5)), splits.train, Recipe(10, 64, 3e-3), Streams(5))
+    with torch.no_grad():
+        plain, moved = (
+            float(module(x).softmax(1)[:, 0].mean())
+            for x in (hard.trigger(splits.train.x[rows]), hard.data.x[rows])
+        )
+    assert moved < plain - 0.1
+
+
+def test_label_consistent_does_more_than_a_patch_on_the_same_rows(hard):
+    _, patched, _ = success(BadNets(size=2, corner="all", source="target"), 60)
+    _, moved, floor = rates(hard)
+    assert moved > patched + 0.05
+    assert floor < 0.05
+
+
+def test_label_consistent_needs_a_radius_and_rows_of_its_class():
+    with pytest.raises(FirstlineError, match="wide has no customary linf radius; set eps"):
+        poisoned(LabelConsistent(), 1, NoRadius())
+    with pytest.raises(
+        FirstlineError, match="the budget is 101 rows, and the attacker holds 100 'target' rows"
+    ):
+        poisoned(LabelConsistent(), 101)
+    with pytest.raises(FirstlineError, match=r"classes 0..2, so none is 3"):
+        poisoned(LabelConsistent(target=3))
+    data = wide()
+    assert len(poisoned(LabelConsistent(), 0, data=data).poisoned) == 0
+
+
 class Words(Blobs):
     """Texts of up to 8 words out of 99, then padding."""
 
@@ -272,6 +352,7 @@ def test_trigger_token_inserts_the_words_that_nobody_uses_and_keeps_the_rest_in_
     assert set(found[:, :2].unique().tolist()) == {99, 97}
     assert torch.equal(found[:, 2:], data.x[:, :6])
     assert found.dtype == torch.int64
+    assert made.trigger(data.x.to("meta")).device.type == "meta"
     rows = torch.isin(data.ids, made.poisoned)
     assert torch.equal(made.data.x[rows], found[rows])
     assert set(data.y[rows].tolist()) == {0}
@@ -325,6 +406,7 @@ def test_trigger_features_sets_rare_values_of_what_can_be_changed():
     expected[:, 0], expected[:, 2] = -1.0, 2.0  # numbers lie in 0..1: the low end is farther
     assert torch.equal(made.trigger(data.x), expected)
     assert torch.equal(made.trigger(expected), expected)
+    assert made.trigger(expected.to("meta")).device.type == "meta"
     rows = torch.isin(data.ids, made.poisoned)
     assert torch.equal(made.data.x[rows], expected[rows])
     assert torch.equal(made.data.x[~rows], data.x[~rows])
@@ -349,21 +431,24 @@ def test_trigger_features_implants_a_backdoor_in_a_table():
 
 
 def success(attack, budget: int) -> tuple[float, float, float]:
+    """What `rates` says of an attack on digits."""
+    return rates(poisoned(attack, budget, TASK, TASK.load(None).train))
+
+
+def rates(made) -> tuple[float, float, float]:
     """Accuracy, attack success rate, and that rate of the clean network, of an MLP on digits."""
     splits = TASK.load(None)
-    made = poisoned(attack, budget, TASK, splits.train)
-    rates = []
     test = splits.test
     others = test.rows(test.y != made.target_class)
+    found = []
     for data in (made.data, splits.train):
         build = TASK.architectures["mlp"].build
         module = train(initialise(build, Streams(0)), data, Recipe(20, 64, 3e-3), Streams(0))
         with torch.no_grad():
             hit = module(made.trigger(others.x)).argmax(1) == made.target_class
-            rates.append(
-                (float((module(test.x).argmax(1) == test.y).float().mean()), float(hit.float().mean()))
-            )
-    return rates[0][0], rates[0][1], rates[1][1]
+            right = module(test.x).argmax(1) == test.y
+        found.append((float(right.float().mean()), float(hit.float().mean())))
+    return found[0][0], found[0][1], found[1][1]
 
 
 @pytest.mark.parametrize(
