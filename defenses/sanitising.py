@@ -3,6 +3,7 @@
 Source: common ground of the sanitisers; each names its own.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -10,6 +11,8 @@ from torch.nn.functional import one_hot
 from firstline.benchmark.core.contracts import Defense
 from firstline.benchmark.core.data import InputSpace
 from firstline.benchmark.core.errors import FirstlineError
+
+NOISE = 1e-3  # of the largest spread: what varies less is left to rounding errors
 
 
 def coordinates(x: Tensor, space: InputSpace) -> Tensor:
@@ -29,6 +32,21 @@ def coordinates(x: Tensor, space: InputSpace) -> Tensor:
         else:
             parts.append(share[:, None])
     return torch.cat(parts, 1)
+
+
+def principal(features: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """Return an order of rows, (n,), and features (n, width) in that order on their first principal components.
+
+    The order depends on what the rows hold and not on where they stand, so that what is drawn by position
+    afterwards (starts, subsets) does not either. Components are left out where features hardly vary: the
+    second result is (n, k) with k from 0 to components.
+    """
+    order = torch.from_numpy(np.lexsort(features.numpy().T))
+    apart = features[order] - features.mean(0)
+    _, length, axes = torch.linalg.svd(apart, full_matrices=False)
+    least = max(NOISE * float(length[0]), 1e-9 * float(features.norm()))
+    axes = axes[:components][length[:components] > least]
+    return order, apart @ axes.T
 
 
 def within_share(scores: Tensor, y: Tensor, share: float) -> Tensor:
