@@ -21,7 +21,7 @@ class KNNSanitiser(Defense):
     Claims to undo label flips, wherever classes lie apart. Neighbours are counted among all other rows by the
     Euclidean distance of the inputs, features as shares of their ranges, and by the labels as they came; in
     a tie the row's own label wins, else the smaller. With relabel off such rows are left out. Known to fail where flips crowd together
-    and to take rare but right rows for flips (section 5 of the paper), and on backdoors: poison with one trigger
+    and to take rare but right rows for flips, and on backdoors: poison with one trigger
     has its own kind for neighbours.
     """
 
