@@ -1,4 +1,4 @@
-"""Activation clustering. Source: Chen et al. 2018, arXiv:1811.03728, sections 4 and 5."""
+"""Activation clustering. Source: Chen et al. 2018, arXiv:1811.03728, algorithm 1 with relative sizes and silhouettes."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """Leave out rows whose label a cross-fitted network confidently contradicts, as cleanlab finds them.
 
-Source: Northcutt, Jiang & Chuang 2021, arXiv:1911.00068, section 3 (prune by noise rate).
+Source: Northcutt, Jiang & Chuang 2021, arXiv:1911.00068 (prune by noise rate).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Deep partition aggregation. Source: Levine & Feizi 2021, arXiv:2006.14768, section 3.1 and theorem 1.
+"""Deep partition aggregation. Source: Levine & Feizi 2021, arXiv:2006.14768, theorem 1.
 
 The base learners are ridge regressions in closed form where the paper has networks: hundreds of them are fitted
 in seconds, on the CPU, and are the same on every run.
@@ -72,7 +72,7 @@ class Voters(nn.Module):
         """Return the score of each class by each voter for x (n, *shape), (n, voters, classes)."""
         weight = self.get_buffer("weight")
         flat = self.points(x) @ weight.transpose(0, 1).flatten(1)
-        return flat.unflatten(1, weight.shape[::2]) + self.get_buffer("bias")
+        return flat.reshape(len(x), *self.get_buffer("bias").shape) + self.get_buffer("bias")
 
     def votes(self, x: Tensor) -> Tensor:
         """Return how many vote for each class, (n, classes)."""

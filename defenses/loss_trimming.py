@@ -21,7 +21,7 @@ class LossTrimming(Defense):
     Claims to recover a model from rows with wrong labels: once they are left out, nothing pulls the network
     towards them. share is left out of all rows, and is the defender's guess. Unlike `loss-sanitising`, no row is
     held out: a network that memorises every row in the first round tells nothing. Known to fail on backdoors that
-    are learned faster than anything else: their loss is low (Li et al. 2021, arXiv:2110.11571, section 3.2), and
+    are learned faster than anything else: their loss is low (Li et al. 2021, arXiv:2110.11571), and
     then clean rows go.
     """
 

@@ -1,4 +1,4 @@
-"""Leave out rows outside a sphere and a slab around their class. Source: Steinhardt, Koh & Liang 2017, arXiv:1706.03691, section 2.2."""
+"""Leave out rows outside a sphere and a slab around their class. Source: Steinhardt, Koh & Liang 2017, arXiv:1706.03691, section 2."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class SphereSlab(Defense):
     clean data only. Here the centres come from the data as it is, distances from the inputs, features as shares
     of their ranges, and share is left out by each of the two rules (0.3 in the paper's experiments, which is
     costly where most rows are clean). Known to fall to poison that moves the centres, and to attacks that stay
-    inside (section 4 of the paper; Koh, Steinhardt & Liang 2022, arXiv:1811.00741), and to say little in many
+    inside (Koh, Steinhardt & Liang 2022, arXiv:1811.00741), and to say little in many
     dimensions, where all rows of a class are about as far.
     """
 

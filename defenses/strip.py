@@ -1,4 +1,4 @@
-"""STRIP: triggers outlive what is laid over them. Source: Gao et al. 2019, arXiv:1902.06531, algorithm 1 and section 4."""
+"""STRIP: triggers outlive what is laid over them. Source: Gao et al. 2019, arXiv:1902.06531, algorithm 1."""
 
 import math
 from dataclasses import dataclass
