@@ -4,6 +4,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,12 @@ from firstline.benchmark.core.losses import margins
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System
-from firstline.defenses import anti_backdoor_learning, fine_pruning
+from firstline.defenses import anti_backdoor_learning, fine_pruning, neural_cleanse
 from firstline.defenses.anti_backdoor_learning import AntiBackdoorLearning
 from firstline.defenses.fine_pruning import FinePruning, activity, last_channels, prune
 from firstline.defenses.fine_tuning import FineTuning
 from firstline.defenses.input_noise import InputNoise
+from firstline.defenses.neural_cleanse import NeuralCleanse, Trigger, anomaly_index, find_trigger
 from firstline.defenses.none import NoDefense
 from firstline.defenses.unlearning import Unlearning, moved, universal
 from firstline.tasks.digits import Digits
@@ -312,3 +314,110 @@ def test_suspects_are_not_needed(victim):
     with_suspects = FineTuning(epochs=1).recover(victim, Incident(CLEAN, backdoored(0)[0]), context())
     without = repaired(replace(FineTuning(), epochs=1), victim)
     assert torch.equal(with_suspects.module[0].weight, without.module[0].weight)
+
+
+@pytest.mark.parametrize("sizes", [[1.0, 9.0, 10.0, 12.0, 13.0], [2.0, 9.0, 10.0, 12.0, 13.0, 40.0]])
+def test_the_anomaly_index_is_by_the_median_of_numpy(sizes):
+    values = np.array(sizes)
+    deviation = 1.4826 * np.median(np.abs(values - np.median(values)))
+    expected = (np.median(values) - values) / deviation
+    np.testing.assert_allclose(anomaly_index(torch.tensor(sizes)).numpy(), expected)
+    assert expected[0] > 2  # small is suspicious
+    assert expected[-1] < 0  # large is not
+
+
+def test_equal_triggers_are_not_suspicious():
+    assert not (anomaly_index(torch.full((10,), 7.0)) > 2).any()
+
+
+class Lit(nn.Module):
+    """Answers 1 where the first pixel is lit, else 0; nothing brings 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        light = 20 * (x[:, 0, 0, 0] - 0.5)
+        return torch.stack([torch.zeros_like(light), light, torch.full_like(light, -50.0)], 1)
+
+
+DARK = Data.of(0.2 * SPLITS.aux.x[:64], SPLITS.aux.y[:64])
+
+
+def test_the_trigger_of_one_pixel_is_found():
+    found = find_trigger(Lit(), DARK, 1, TASK.space, 300, 0.99, Streams(0))
+    assert (Lit()(found.on(DARK.x)).argmax(1) == 1).all()
+    assert float(found.mask[0, 0, 0] * found.pattern[0, 0, 0]) > 0.4
+    assert found.size < 8
+    assert TASK.space.check(found.on(DARK.x)) is None
+
+
+def test_a_class_that_nothing_brings_gets_the_whole_image():
+    assert find_trigger(Lit(), DARK, 2, TASK.space, 20, 0.99, Streams(0)).size == 64
+
+
+def test_a_trigger_replaces_what_its_mask_covers():
+    mask = torch.zeros(1, 2, 2)
+    mask[0, 0] = torch.tensor([1.0, 0.25])
+    laid = Trigger(mask, torch.ones(3, 2, 2)).on(torch.full((5, 3, 2, 2), 0.2))
+    assert laid.shape == (5, 3, 2, 2)
+    torch.testing.assert_close(laid[0, 1], torch.tensor([[1.0, 0.4], [0.2, 0.2]]))
+
+
+def corner(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, -2:, -2:] = 1.0
+    return x
+
+
+def test_a_patch_is_found_by_its_class_and_unlearned():
+    data, bad = backdoored(0)
+    x = torch.where(bad.reshape(-1, 1, 1, 1), corner(SPLITS.train.x), SPLITS.train.x)
+    system = Stack((NoDefense(),)).fit(TASK, Data(x, data.y, data.ids), Streams(0), CPU).system
+    others = SPLITS.test.x[SPLITS.test.y != 0]
+
+    def hits(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((network(corner(others)).argmax(1) == 0).float().mean())
+
+    assert hits(system.module) > 0.85
+    found = repaired(NeuralCleanse(steps=120), system, SPLITS.aux).module
+    assert hits(found) < 0.2
+    assert accuracy(found) > 0.9
+
+
+@pytest.fixture
+def one_small_trigger(monkeypatch):
+    """Triggers of which that of class 3 alone is small; and what is trained on, as (inputs, labels)."""
+    trained = []
+
+    def triggers(self, network, data, ctx):
+        masks = [torch.full((1, 8, 8), 0.02 if label == 3 else 0.5 + 0.01 * label) for label in range(10)]
+        return [Trigger(mask, torch.ones(1, 8, 8)) for mask in masks]
+
+    def spy(network, data, recipe, rng, *, perturb):
+        trained.append((perturb(network, data.x, data.y, torch.Generator().manual_seed(0)), data))
+        return network
+
+    monkeypatch.setattr(NeuralCleanse, "triggers", triggers)
+    monkeypatch.setattr(neural_cleanse, "train", spy)
+    return trained
+
+
+def test_rows_of_all_classes_are_stamped_and_keep_their_labels(victim, one_small_trigger):
+    repaired(NeuralCleanse(stamped=0.3), victim)
+    ((x, data),) = one_small_trigger
+    changed = (x != CLEAN.x).flatten(1).any(1)
+    assert 0.15 < float(changed.float().mean()) < 0.45
+    assert len(torch.unique(CLEAN.y[changed])) > 5
+    assert torch.equal(data.y, CLEAN.y)
+    torch.testing.assert_close(x[changed], (0.98 * CLEAN.x + 0.02)[changed])
+
+
+def test_without_a_suspicious_class_the_network_stays(victim, one_small_trigger):
+    found = repaired(NeuralCleanse(index=1000.0), victim)
+    assert not one_small_trigger
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), victim.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("settings", [{"stamped": 0.0}, {"steps": 0}, {"epochs": 0}], ids=str)
+def test_settings_of_neural_cleanse_out_of_range_are_told(settings, victim):
+    with pytest.raises(FirstlineError, match="neural-cleanse"):
+        repaired(NeuralCleanse(**settings), victim)
