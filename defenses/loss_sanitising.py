@@ -6,13 +6,11 @@ so that no row is judged by a network that memorised it.
 
 from dataclasses import dataclass
 
-import torch
-
-from firstline.benchmark.core.contracts import Context, Defense, initialise
+from firstline.benchmark.core.contracts import Context, Defense
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.registry import defense
-from firstline.benchmark.core.training import train
+from firstline.defenses.judges import held_out_logits
 
 
 @defense("loss-sanitising")
@@ -29,15 +27,6 @@ class LossSanitising(Defense):
 
     def collect(self, data: Data, ctx: Context) -> Data:
         """Return data without its worst-fitting rows."""
-        fold = torch.randperm(len(data), generator=ctx.rng.torch("folds")) % self.folds
-        losses = torch.zeros(len(data))
-        recipe = ctx.task.default.recipe
-        for part in range(self.folds):
-            rng = ctx.rng.child(str(part))
-            judge = initialise(ctx.task.default.build, rng).to(ctx.device)
-            judge = train(judge, data.rows(fold != part).to(ctx.device), recipe, rng)
-            held = data.rows(fold == part).to(ctx.device)
-            with torch.no_grad():
-                losses[fold == part] = cross_entropies(judge(held.x), held.y).cpu()
+        losses = cross_entropies(held_out_logits(data, self.folds, ctx), data.y)
         keep = losses.argsort(stable=True)[: len(data) - round(self.share * len(data))]
         return data.rows(keep.sort().values)

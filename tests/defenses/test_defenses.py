@@ -211,7 +211,7 @@ def test_loss_sanitising_leaves_its_share_out_and_the_rest_as_it_was(share, left
 
 
 def test_no_row_is_judged_by_a_network_that_trained_on_it(monkeypatch):
-    from firstline.defenses import loss_sanitising
+    from firstline.defenses import judges
 
     trained: list[Tensor] = []
     judged: list[int] = []
@@ -220,12 +220,13 @@ def test_no_row_is_judged_by_a_network_that_trained_on_it(monkeypatch):
         trained.append(data.ids)
         return module.eval()
 
-    def losses(logits: Tensor, y: Tensor) -> Tensor:
-        judged.append(len(y))
-        return torch.zeros(len(y))
+    def logits(network: nn.Module, data: Data, ctx: Context) -> Tensor:
+        judged.append(len(data))
+        assert not torch.isin(data.ids, trained[-1]).any()
+        return torch.zeros(len(data), 2)
 
-    monkeypatch.setattr(loss_sanitising, "train", spy)
-    monkeypatch.setattr(loss_sanitising, "cross_entropies", losses)
+    monkeypatch.setattr(judges, "train", spy)
+    monkeypatch.setattr(judges, "logits_of", logits)
     LossSanitising(folds=4).collect(SPLITS.train, context())
     assert judged == [24] * 4
     assert [len(ids) for ids in trained] == [72] * 4
