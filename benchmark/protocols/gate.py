@@ -27,7 +27,7 @@ from firstline.benchmark.core.threat import Threat
 EXAMPLES = 64  # that are probed
 STEPS, STRIDE = 40, 0.1  # of the probing ascent; the stride is a share of the radius
 MOMENTUM = 0.75  # of the ascent against a system that refuses
-TARGETS = 3  # classes that it makes for in turn
+TARGETS = 3  # of its starts make for one wrong class each
 RADII = (0.5, 1.0, 2.0, 4.0)  # times the threat's
 QUERIES = 200  # of the random search
 NOISE = 20  # draws
@@ -99,13 +99,14 @@ class Probe:
     def aims(self, labels: Tensor) -> list[Tensor]:
         """Return what ascents are after in turn, as `losses` take it: not to be labels (n,), then to be others.
 
-        The others are the likeliest classes, where the system refuses.
+        The others are the likeliest classes, where the system refuses; over again, where there are few.
         """
         if not self.refuses:
             return [labels]
         others = self.ask(self.data.x).logits.scatter(1, labels[:, None], -torch.inf)
-        likely = others.topk(min(TARGETS, self.classes - 1), dim=1).indices
-        return [labels, *(torch.stack([labels, other], 1) for other in likely.unbind(1))]
+        likely = others.argsort(dim=1, descending=True)
+        turns = (likely[:, turn % (self.classes - 1)] for turn in range(TARGETS))
+        return [labels, *(torch.stack([labels, other], 1) for other in turns)]
 
     def climbed(
         self,

@@ -96,4 +96,4 @@ def test_examples_that_broke_get_no_other_start():
     assert (
         easy.asked == 1 + 1 + 1 + 1
     )  # whether it refuses, its classes, the first step, and who still stands
-    assert never.asked == 1 + 1 + 2 * 5 + 1  # and again towards the one other class, of two
+    assert never.asked == 1 + 1 + 4 * 5 + 3  # and thrice towards the one other class
