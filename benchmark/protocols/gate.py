@@ -6,6 +6,7 @@ when clean. A system and a threat model have one set of figures, whichever attac
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -25,6 +26,8 @@ from firstline.benchmark.core.threat import Threat
 
 EXAMPLES = 64  # that are probed
 STEPS, STRIDE = 40, 0.1  # of the probing ascent; the stride is a share of the radius
+MOMENTUM = 0.75  # of the ascent against a system that refuses
+TARGETS = 3  # of its starts make for one wrong class each
 RADII = (0.5, 1.0, 2.0, 4.0)  # times the threat's
 QUERIES = 200  # of the random search
 NOISE = 20  # draws
@@ -88,6 +91,23 @@ class Probe:
         """
         return self.wrong(x) == 1
 
+    @cached_property
+    def refuses(self) -> bool:
+        """Whether the system may refuse inputs."""
+        return self.ask(self.data.x[:1]).acceptance is not None
+
+    def aims(self, labels: Tensor) -> list[Tensor]:
+        """Return what ascents are after in turn, as `losses` take it: not to be labels (n,), then to be others.
+
+        The others are the likeliest classes, where the system refuses; over again, where there are few.
+        """
+        if not self.refuses:
+            return [labels]
+        others = self.ask(self.data.x).logits.scatter(1, labels[:, None], -torch.inf)
+        likely = others.argsort(dim=1, descending=True)
+        turns = (likely[:, turn % (self.classes - 1)] for turn in range(TARGETS))
+        return [labels, *(torch.stack([labels, other], 1) for other in turns)]
+
     def climbed(
         self,
         eps: float,
@@ -97,14 +117,29 @@ class Probe:
         y: Tensor | None = None,
         random: bool = True,
     ) -> Tensor:
-        """Return the points that an ascent of the margin finds within eps."""
+        """Return the points that an ascent of the margin finds within eps, from random starts or from x.
+
+        Where the system refuses, the slope turns at the boundary between right and wrong, and a plain ascent
+        goes back and forth there: momentum makes it go along. Which wrong class is accepted the slope does not
+        say, so what still stands is moved towards some in turn, if starts are random.
+        """
         labels, target, region = self.data.y if y is None else y, self.target("climb"), self.region(eps)
+        momentum = MOMENTUM if self.refuses else 0.0
+        generator, found = self.rng.torch("start"), self.data.x.clone()
+        rows = torch.arange(len(found), device=found.device)
+        for turn, aim in enumerate(self.aims(labels) if random else [labels]):
+            if turn:
+                rows = (~self.broken(found)).nonzero().squeeze(1)
+            if len(rows) == 0:
+                break
 
-        def climb(points: Tensor, rows: Tensor) -> Slope:
-            return target.slope(points, labels[rows], rows, loss=margins)
+            def climb(points: Tensor, local: Tensor, here: Tensor = rows, aim: Tensor = aim) -> Slope:
+                return target.slope(points, aim[here[local]], here[local], loss=margins)
 
-        start = region.random(self.rng.torch("start")) if random else self.data.x
-        return ascend(climb, region, start=start, steps=steps, stride=stride)
+            ball = region.keep(rows)
+            start = ball.random(generator) if random else ball.centre
+            found[rows] = ascend(climb, ball, start=start, steps=steps, stride=stride, momentum=momentum)
+        return found
 
 
 def figures(probe: Probe) -> dict[str, float]:

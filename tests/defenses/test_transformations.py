@@ -211,6 +211,13 @@ def test_total_variation_is_the_iteration_of_the_paper(weight):
     np.testing.assert_allclose(denoise(x, weight, 20).numpy(), expected, atol=1e-12)
 
 
+def test_attackers_get_the_exact_gradient_of_total_variation():
+    system, x = TotalVariation(iterations=6).deploy(Echo(), TASK), draw((1, 2, 4, 5)).double()
+    assert torch.autograd.gradcheck(
+        lambda x: system.surrogate(x, torch.Generator()).logits, x.requires_grad_()
+    )
+
+
 def test_total_variation_of_a_step_has_a_closed_form():
     # Two plateaus of height 0 and 1, each 4 pixels long: the jump's price moves both by weight / length.
     x = torch.zeros(1, 1, 8, 8).double()
