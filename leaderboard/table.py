@@ -1,7 +1,7 @@
 """From records to tables: one per vector, task and threat model; what is ranked, and why something is not."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.metrics.paired import mean_difference
 from firstline.benchmark.metrics.ranks import Rank
 from firstline.benchmark.metrics.rates import wilson
-from firstline.leaderboard import curves, gate
+from firstline.leaderboard import backdoor, curves, gate
 from firstline.leaderboard.crossed import Met, outdone
 from firstline.leaderboard.curves import Curve
 from firstline.leaderboard.ranking import Place, examples, intervals, places, told_apart
@@ -32,12 +32,15 @@ COLUMNS = {
         "clean_accuracy",
         "accuracy_drop",
         "attack_success_rate",
+        "clean_attack_success_rate",
+        "robust_accuracy",
         "detection_tpr",
         "detection_fpr",
     ),
     "membership": ("auc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "balanced_accuracy", "test_accuracy"),
 }
 RANKED_BY = {"poisoning": "accuracy", "membership": "auc"}
+BACKDOORS = "attack_success_rate"  # what tables of backdoors are ranked by
 UNDEFENDED = "none"
 LEAST_LOSS = 0.05  # of the undefended system under the worst case; less, and the attacks prove nothing
 BESIDE_CURVES = ("curve_area", "median_minimal_distance")
@@ -71,6 +74,7 @@ class Measure(NamedTuple):
 
 
 ROBUST = Measure("robust_accuracy", "share", "higher")
+EFFECTIVENESS = Measure("defense_effectiveness", "share", "higher")
 
 
 @dataclass(frozen=True)
@@ -217,14 +221,26 @@ def metrics_table(records: Sequence[Record]) -> Table:
     declared = _measures(grid.records)
     wanted = COLUMNS.get(vector, tuple(sorted(declared)))
     measures = [declared[name] for name in wanted if name in declared]
-    score = declared.get(RANKED_BY.get(vector, ""))
+    threat = _threat(records[0].threat)
+    is_backdoor = threat is not None and threat.goal == "backdoor"
+    score = declared.get(BACKDOORS if is_backdoor else RANKED_BY.get(vector, ""))
     if score and score.better == "neither":
         score = None
-    rows = [_metrics_row(grid, defense, measures, score) for defense in grid.defenses]
+    cells = {defense: _metrics_cells(grid, defense, measures, score) for defense in grid.defenses}
+    idle: dict[str, str] = {}
+    if is_backdoor and UNDEFENDED in cells:
+        bare = {cell.attack: _values(cell) for cell in cells[UNDEFENDED]}
+        idle = backdoor.idle(bare)
+        cells = {defense: [_rated(cell, bare[cell.attack]) for cell in own] for defense, own in cells.items()}
+        measures.append(EFFECTIVENESS)
+    rows = [_metrics_row(grid, defense, own, score, idle) for defense, own in cells.items()]
     chosen = {row.defense: row.score for row in rows if row.score and not row.objections}
     order = _best_first([row for row in rows if row.defense in chosen], score)
     ranks = places(order, lambda a, b: _overlap(chosen[a], chosen[b]))
-    return grid.table(measures, score, rows, ranks, "", [])
+    warnings = [*idle.values()]
+    if is_backdoor and UNDEFENDED not in cells:
+        warnings.append("There is no undefended system to show what the attacks are worth.")
+    return grid.table(measures, score, rows, ranks, "", warnings)
 
 
 class _Grid:
@@ -376,7 +392,9 @@ def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, di
     return row, together
 
 
-def _metrics_row(grid: _Grid, defense: str, measures: Sequence[Measure], score: Measure | None) -> Row:
+def _metrics_cells(
+    grid: _Grid, defense: str, measures: Sequence[Measure], score: Measure | None
+) -> list[Cell]:
     cells = []
     for attack in grid.attacks:
         usable, problems = grid.cell(defense, attack)
@@ -386,11 +404,32 @@ def _metrics_row(grid: _Grid, defense: str, measures: Sequence[Measure], score: 
         if score and len(found[score]) < len(usable):
             problems.append(f"incomplete: a record without {score.name}")
         cells.append(Cell(attack, estimates, tuple(problems), grid.records_of(defense, attack)))
-    values = [cell.estimates[score.name] for cell in cells if score and score.name in cell.estimates]
-    if not (score and values):
+    return cells
+
+
+def _metrics_row(
+    grid: _Grid, defense: str, cells: Sequence[Cell], score: Measure | None, idle: Collection[str]
+) -> Row:
+    """The row of these cells, scored by the worst of them but for those of idle attacks."""
+    met = [cell for cell in cells if score and score.name in cell.estimates and cell.attack not in idle]
+    if not (score and met):
         return grid.row(defense, cells)
     pick = min if score.better == "higher" else max
-    return grid.row(defense, cells, score=pick(values, key=lambda estimate: estimate.value))
+    return grid.row(defense, cells, score=pick((c.estimates[score.name] for c in met), key=lambda e: e.value))
+
+
+def _values(cell: Cell) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in cell.estimates.items()}
+
+
+def _rated(cell: Cell, undefended: Mapping[str, float]) -> Cell:
+    """The cell of a backdoor with the defense's effectiveness, and with the problem that it collapsed, if it did."""
+    rating = backdoor.effectiveness(_values(cell), undefended)
+    problem = backdoor.collapsed(_values(cell), undefended)
+    estimates = dict(cell.estimates)
+    if rating is not None:
+        estimates[EFFECTIVENESS.name] = Estimate(rating, None, None, cell.estimates["accuracy"].n)
+    return replace(cell, estimates=estimates, problems=(*cell.problems, *([problem] if problem else [])))
 
 
 def _strength(rows: Iterable[Row]) -> tuple[str, list[str]]:

@@ -39,6 +39,15 @@ METRICS = {
         "Attack success",
         "Share of test inputs from other classes that get the attacker's answer once they carry the trigger.",
     ),
+    "clean_attack_success_rate": (
+        "Attack success without poison",
+        "The same for the system trained on clean data: what the trigger does by itself.",
+    ),
+    "robust_accuracy": ("Right with trigger", "Share of triggered inputs answered right, or refused."),
+    "defense_effectiveness": (
+        "Effectiveness",
+        "What the defense takes off the attack's success less what it takes off the accuracy; 50% is no defense.",
+    ),
     "detection_tpr": ("Poison removed", "Share of the poisoned rows that the defense threw out."),
     "detection_fpr": ("Honest rows removed", "Share of the honest rows that the defense threw out."),
     "auc": (

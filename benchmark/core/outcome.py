@@ -69,7 +69,9 @@ class EvasionOutcome(Outcome):
 class PoisoningOutcome(Outcome):
     """Per test example the answers of the system fitted without and with poison; per training row what befell it.
 
-    triggered_* hold the test examples outside the target class, with the trigger on, for backdoors; *_acceptance,
+    row_label holds the labels that training rows have with the poison in. triggered_* hold the test examples outside
+    the target class, with the trigger on, for backdoors, triggered_clean_answer that of the system without poison;
+    *_acceptance,
     for systems that refuse, are of the system fitted with poison, and below 0 where it does.
     """
 
@@ -80,7 +82,9 @@ class PoisoningOutcome(Outcome):
     answer: Ints
     row_poisoned: Bools
     row_kept: Bools
+    row_label: Ints
     triggered_label: Ints | None = None
+    triggered_clean_answer: Ints | None = None
     triggered_answer: Ints | None = None
     target_class: Ints | None = None
     clean_acceptance: Floats | None = None

@@ -35,17 +35,18 @@ def run(bench: Bench) -> Measured:
     if triggered is not None:
         inputs.append(triggered.x.to(bench.device))
     score = bench.rng.child("score")
-    before = answered(clean.score(inputs[0], score)).cpu()
-    after = answered(served.score(torch.cat(inputs), score)).cpu()
+    before, after = (answered(system.score(torch.cat(inputs), score)).cpu() for system in (clean, served))
     bench.stage("measure")
     outcome = PoisoningOutcome(
         ids=drawn.ids.numpy(),
         label=drawn.y.numpy(),
-        clean_answer=before.numpy(),
+        clean_answer=before[: len(drawn)].numpy(),
         answer=after[: len(drawn)].numpy(),
         row_poisoned=torch.isin(poisoned.data.ids, poisoned.poisoned).numpy(),
         row_kept=torch.isin(poisoned.data.ids, served.kept).numpy(),
+        row_label=poisoned.data.y.numpy(),
         triggered_label=None if triggered is None else triggered.y.numpy(),
+        triggered_clean_answer=None if triggered is None else before[len(drawn) :].numpy(),
         triggered_answer=None if triggered is None else after[len(drawn) :].numpy(),
         target_class=None if triggered is None else np.array([poisoned.target_class]),
         clean_acceptance=None if triggered is None else _acceptances(served, drawn, bench),
@@ -134,6 +135,7 @@ def measure(outcome: PoisoningOutcome, rng: np.random.Generator) -> dict[str, Me
         "accuracy_drop": plain(right_before.mean() - right.mean(), len(right), "share", "lower"),
     }
     poison_rows, dropped = outcome.row_poisoned, ~outcome.row_kept
+    metrics["poison_share"] = plain(poison_rows.mean(), len(poison_rows), "share")
     if poison_rows.any():
         metrics["detection_tpr"] = share(dropped[poison_rows], "higher")
     if not poison_rows.all():
@@ -146,6 +148,12 @@ def measure(outcome: PoisoningOutcome, rng: np.random.Generator) -> dict[str, Me
         assert outcome.target_class is not None
         hits: np.ndarray[tuple[int], np.dtype[np.bool_]] = outcome.triggered_answer == outcome.target_class[0]
         metrics["attack_success_rate"] = share(hits, "lower")
+        assert outcome.triggered_clean_answer is not None
+        before = outcome.triggered_clean_answer == outcome.target_class[0]
+        metrics["clean_attack_success_rate"] = share(before, "neither")
+        target = outcome.row_label == outcome.target_class[0]
+        if target.any():
+            metrics["poison_share_of_target"] = plain(poison_rows[target].mean(), int(target.sum()), "share")
         held = (outcome.triggered_answer == outcome.triggered_label) | (outcome.triggered_answer == REFUSED)
         metrics["robust_accuracy"] = share(held, "higher")
     if outcome.clean_acceptance is not None and outcome.triggered_acceptance is not None:

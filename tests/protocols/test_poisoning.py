@@ -326,8 +326,10 @@ def test_metrics_follow_from_the_outcome_alone():
         answer=np.array([0, 2, -2, 2]),
         row_poisoned=np.array([True, True, False, False, False]),
         row_kept=np.array([False, True, True, True, False]),
+        row_label=np.array([2, 2, 2, 1, 0]),
         triggered_label=np.array([0, 1]),
         triggered_answer=np.array([2, -1]),
+        triggered_clean_answer=np.array([0, 2]),
         target_class=np.array([2]),
     )
     assert {
@@ -338,6 +340,9 @@ def test_metrics_follow_from_the_outcome_alone():
         "accuracy_drop": 0.25,
         "detection_tpr": 0.5,
         "detection_fpr": pytest.approx(1 / 3),
+        "poison_share": 0.4,
+        "poison_share_of_target": pytest.approx(2 / 3),
         "attack_success_rate": 0.5,
+        "clean_attack_success_rate": 0.5,
         "robust_accuracy": 0.5,  # a refused trigger is a trigger that did not work
     }
