@@ -15,7 +15,7 @@ from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Record
 from firstline.leaderboard import curves, words
-from firstline.leaderboard.table import DETECTION, VECTORS, Outcomes, Table, failure, tables
+from firstline.leaderboard.table import VECTORS, Outcomes, Table, failure, tables
 
 FORMAT = "firstline.board/1"
 HERE = Path(__file__).parent
@@ -123,7 +123,6 @@ def environment() -> Environment:
     jinja.globals |= {
         "VECTORS": words.VECTORS,
         "DIRECTIONS": words.DIRECTIONS,
-        "DETECTION": DETECTION,
         "CURVE": (curves.WIDTH, curves.HEIGHT),
     }
     return jinja

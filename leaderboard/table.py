@@ -158,6 +158,12 @@ class Table:
         return [(row, cell) for row in self.rows for cell in row.cells if cell.estimates.keys() & DETECTION]
 
     @property
+    def detected(self) -> dict[str, str]:
+        """The units of the figures of detection that any cell has, by name."""
+        there = {name for _, cell in self.detections for name in cell.estimates}
+        return {name: unit for name, unit in DETECTION.items() if name in there}
+
+    @property
     def radii(self) -> tuple[float, ...]:
         """The radii at which curves are given as numbers, that of the threat model in the middle."""
         threat = _threat(self.threat)

@@ -75,12 +75,9 @@ def _rows(one: "Table") -> tuple[list[str], list[list[str]]]:
 
 def _detections(one: "Table") -> tuple[list[str], list[list[str]]]:
     """What refusing and watching systems tell apart, leaving out columns that nobody has."""
-    from firstline.leaderboard.table import DETECTION
     from firstline.leaderboard.words import heading, number
 
-    there = {
-        name: unit for name, unit in DETECTION.items() if any(name in c.estimates for _, c in one.detections)
-    }
+    there = one.detected
     rows = [
         [number(cell.estimates[n].value, u) if n in cell.estimates else "-" for n, u in there.items()]
         + [cell.attack, row.defense]
