@@ -224,20 +224,25 @@ def strength(probe: Probe) -> dict[str, float]:
     one = probe.surely(probe.climbed(eps, steps=1, stride=1.0, random=False))
     reached = white | more
     kept = [1 - _share(broken) for broken in many.values()]
-    low, high = probe.space.box(probe.data.x)
-    span = (high - low).expand(probe.space.shape).flatten()
-    boundless = probe.broken(probe.climbed(float(length(span[None], probe.threat.goal)), steps=2 * STEPS))
     found = {
         "noise_gain": _share(noisy(probe) & ~reached),
-        "unbounded_accuracy": 1 - _share(boundless),
         "eps_rise": max(0.0, *(later - sooner for sooner, later in pairwise(kept))),
         "single_step_gain": _share(one & ~reached),
         "more_steps_gain": _share(more & ~white),
         "flat_loss": _flat(probe, reached),
     }
+    if probe.space.movable(probe.data.x) is None:  # else what can't move may well say enough to answer
+        found["unbounded_accuracy"] = 1 - _share(boundless(probe))
     if probe.threat.goal in SEARCHED:
         found["black_box_gain"] = _share(probe.surely(searched(probe)) & ~reached)
     return found
+
+
+def boundless(probe: Probe) -> Tensor:
+    """Return which examples gradients break in a ball that covers the whole box, (n,) bool."""
+    low, high = probe.space.box(probe.data.x)
+    span = (high - low).expand(probe.space.shape).flatten()
+    return probe.broken(probe.climbed(float(length(span[None], probe.threat.goal)), steps=2 * STEPS))
 
 
 def searched(probe: Probe) -> Tensor:

@@ -105,6 +105,62 @@ def test_an_attack_that_breaks_the_threat_is_a_failed_cell(make, move, said):
     assert made.stages[-1] == "craft"  # the attack is to blame
 
 
+@dataclass(frozen=True)
+class Idle(Evasion):
+    """Gives back what it got, after so many questions about each example."""
+
+    name = "idle"
+    needs = ("labels",)
+    goals = ("linf", "l2")
+
+    asks: int = 1
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor, region: Region, rng: Streams) -> Tensor:
+        for _ in range(self.asks):
+            target.labels(x)
+        return x
+
+
+@pytest.mark.parametrize(("asks", "eps"), [(0, 0.001), (0, 0.4), (1, 0.4)])
+def test_an_attack_that_moves_nothing_where_it_could_did_not_run(make, asks, eps):
+    with pytest.raises(ContractBroken, match="moved no input"):
+        evasion.run(make(Idle(asks), f"evasion/white/linf:{eps}").bench)
+
+
+def test_an_attack_that_asked_and_found_nothing_to_move_counts(make):
+    found = evasion.run(make(Idle(), "evasion/white/linf:0.001").bench)  # which nothing breaks
+    assert found.metrics["robust_accuracy"].value == found.metrics["clean_accuracy"].value
+
+
+class Saturated(System):
+    """The best classifier with logits so far apart that the cross-entropy has no slope left."""
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        return Response(1e6 * self._inside().respond(x, rng).logits)
+
+
+def test_an_attack_that_a_lost_gradient_keeps_from_moving_counts(make):
+    found = evasion.run(make(Idle(), "evasion/white/linf:0.4", system=Saturated(Blobs().best())).bench)
+    assert found.diagnostics["weaker_than_noise"] > 0.02
+    assert found.gate.verdict != "pass"
+
+
+def test_accuracy_without_a_bound_is_asked_for_only_where_every_feature_may_move(make):
+    @dataclass(frozen=True)
+    class Half(Blobs):
+        space = InputSpace((1, 8, 8), mutable=(True,) * 32 + (False,) * 32)
+
+    def upper(x: Tensor, y: Tensor) -> Tensor:
+        moved = best(x, y)
+        moved[:, :, 4:] = x[:, :, 4:]
+        return moved
+
+    assert "unbounded_accuracy" in evasion.run(make(Attack(best), THREAT).bench).diagnostics
+    found = evasion.run(make(Attack(upper), THREAT, task=Half(train=64, test=64)).bench).diagnostics
+    assert "unbounded_accuracy" not in found
+    assert "noise_gain" in found
+
+
 def test_an_attack_that_raises_is_no_success_of_the_defense(make):
     with pytest.raises(ZeroDivisionError, match="lost the thread"):
         evasion.run(make(Attack(raising), THREAT).bench)
