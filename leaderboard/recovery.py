@@ -75,7 +75,8 @@ def _drawn(records: Sequence[Record], name: str) -> str:
     if not all(map(_is_curve, curves)):
         return ""
     grid = sorted({x for points in curves for x, _ in points})
-    mean = np.mean([np.interp(grid, *zip(*points, strict=True)) for points in curves], axis=0)
+    means = [np.interp(grid, [x for x, _ in points], [y for _, y in points]) for points in curves]
+    mean = np.mean(means, axis=0)
     return " ".join(
         f"{WIDTH * x / grid[-1]:.1f},{HEIGHT * (1 - y):.1f}" for x, y in zip(grid, mean, strict=True)
     )

@@ -170,10 +170,11 @@ def measure(outcome: PoisoningOutcome, trace: Iterable[Point]) -> tuple[dict[str
     samples = np.array([point.samples for point in points], np.float64)
 
     metrics = {"accuracy_before_repair": share(outcome.answer_before_repair == outcome.label, "higher")}
-    if start.success is not None and start.robust is not None and outcome.triggered_label is not None:
-        triggered = len(outcome.triggered_label)
-        metrics["attack_success_rate_before_repair"] = plain(start.success, triggered, "share", "lower")
-        metrics["robust_accuracy_before_repair"] = plain(start.robust, triggered, "share", "higher")
+    triggered, label = outcome.triggered_answer_before_repair, outcome.triggered_label
+    if triggered is not None and label is not None and len(label):
+        held = (triggered == label) | (triggered == REFUSED)
+        metrics["attack_success_rate_before_repair"] = share(triggered == target, "lower")
+        metrics["robust_accuracy_before_repair"] = share(held, "higher")
     metrics["repair_samples"] = plain(samples[-1], n, "samples")
     metrics["repair_steps"] = plain(points[-1].steps, n, "steps")
     if not _healthy(start, reference):
