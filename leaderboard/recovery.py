@@ -23,6 +23,7 @@ MEANS = {  # with units, in the order of the columns
     "attack_success_rate": "share",
     "resilience_loss_without_repair": "share",
     "resilience_loss": "share",
+    "relapse_without_repair": "share",
     "relapse": "share",
 }
 REPAIRED = "accuracy_before_repair"  # what every record of a repair has

@@ -98,6 +98,7 @@ METRICS = {
         "Service lost on average during the repair: accuracy, or safety from the attack, whichever is worse.",
     ),
     "resilience_loss_without_repair": ("Loss unrepaired", "The same, had nothing been repaired."),
+    "relapse_without_repair": ("Relapse unrepaired", "The same of the system without its repair."),
     "relapse": (
         "Relapse",
         "How much more of the backdoor a few fresh poisons bring back than they teach a system that never had it.",

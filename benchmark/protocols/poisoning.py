@@ -33,13 +33,15 @@ def run(bench: Bench) -> Measured:
         raise ContractBroken("the task has no test example to score")
     triggered = _triggered(poisoned, drawn, bench.task)
     served = fitted = bench.fit(poisoned)
-    mended, again = None, None
+    mended = None
+    again: dict[str, Metric] = {}
     if bench.stack.repairs():
         bench.stage("repair")
         known = recovery.incident(bench, poisoned.data, fitted.kept)
         mended = bench.repair(fitted, known, recovery.look(bench, drawn, triggered, poisoned.target_class))
         served = mended.served
-        again = recovery.relapse(bench, clean.system, served.system, known, poisoned, triggered)
+        tuned = {"relapse": served.system, "relapse_without_repair": fitted.system}
+        again = recovery.relapses(bench, clean.system, tuned, known, poisoned, triggered)
     bench.stage("score")
     inputs = [drawn.x.to(bench.device)]
     if triggered is not None:
@@ -74,9 +76,7 @@ def run(bench: Bench) -> Measured:
     if mended is None:
         return Measured(outcome=outcome, metrics=metrics)
     more, curves = recovery.measure(outcome, mended.trace)
-    if again is not None:
-        more["relapse"] = plain(again, len(triggered or ()), "share", "lower")
-    return Measured(outcome=outcome, metrics=metrics | more, curves=curves)
+    return Measured(outcome=outcome, metrics=metrics | more | again, curves=curves)
 
 
 def poison(bench: Bench) -> PoisonedData:

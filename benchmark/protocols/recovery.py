@@ -7,7 +7,7 @@ gates of health are firstline's.
 Before and after the repair the system is scored blindly. On the way it is looked at in the process of the harness.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -104,28 +104,27 @@ def traced(look: Look) -> tuple[list[Point], Callable[[System, int, int], None]]
     return trace, watch
 
 
-def relapse(
+def relapses(
     bench: Bench,
     clean: System,
-    repaired: System,
+    systems: Mapping[str, System],
     known: Incident,
     poisoned: PoisonedData,
     triggered: Data | None,
-) -> float | None:
-    """Return how much sooner the repaired system learns the backdoor again than one that never had it.
+) -> dict[str, Metric]:
+    """Return by name how much more of the backdoor systems learn from a few poisons than clean, which never had it.
 
-    Both are tuned by the task's recipe on the defender's clean rows and a few rows with the trigger and the target's
-    label. It is the area between their curves of attack success over the epochs, by the width, in [-1, 1]. None
+    All are tuned by the task's recipe on the defender's clean rows and a few rows with the trigger and the target's
+    label. It is the area between two curves of attack success over the epochs, by the width, in [-1, 1]. Empty
     without a trigger or anything to put it on, and for systems that hold no network.
     """
     aux, target = bench.splits.aux, poisoned.target_class
     if poisoned.trigger is None or target is None or triggered is None or len(triggered) == 0:
-        return None
+        return {}
     free = aux.rows(~torch.isin(aux.ids, known.clean.ids) & (aux.y != target))
     fresh = free.rows(bench.draw("fresh poisons", len(free), RELAPSE_ROWS))
-    holds = isinstance(innermost(clean), Bare) and isinstance(innermost(repaired), Bare)
-    if len(fresh) == 0 or not holds:
-        return None
+    if len(fresh) == 0 or not all(isinstance(innermost(s), Bare) for s in (clean, *systems.values())):
+        return {}
     x = bench.task.space.round(poisoned.trigger(fresh.x.clone())).to(fresh.x.dtype)
     data = Data(
         torch.cat([known.clean.x, x]),
@@ -146,7 +145,8 @@ def relapse(
         )
         return security_area(np.arange(len(success)), np.array(success))
 
-    return area(repaired) - area(clean)
+    least, n = area(clean), len(triggered)
+    return {name: plain(area(system) - least, n, "share", "lower") for name, system in systems.items()}
 
 
 def measure(outcome: PoisoningOutcome, trace: Iterable[Point]) -> tuple[dict[str, Metric], Curves]:

@@ -96,7 +96,7 @@ def test_without_a_repair_nothing_is_repaired_and_nothing_more_is_said(bench_of)
     assert made.stages == ["fit", "poison", "fit", "score", "measure"]
     assert not made.incidents
     assert not found.curves
-    assert not {name for name in found.metrics if "repair" in name or "recover" in name or name == "relapse"}
+    assert not {name for name in found.metrics if "repair" in name or "recover" in name or "relapse" in name}
     assert "answer_before_repair" not in found.outcome.arrays()
 
 
@@ -112,7 +112,7 @@ def test_the_instant_oracle_recovers_all_and_does_not_relapse(bench_of):
     lost = found["resilience_loss_without_repair"]
     assert lost == pytest.approx(without["attack_success_rate"] - found["clean_attack_success_rate"])
     assert found["resilience_loss"] == pytest.approx(lost / 2)  # a straight line back
-    assert found["relapse"] == 0
+    assert found["relapse"] == 0 < found["relapse_without_repair"]
 
 
 def test_a_repair_that_does_nothing_is_what_no_repair_is_and_relapses_at_once(bench_of):
@@ -128,7 +128,7 @@ def test_a_repair_that_does_nothing_is_what_no_repair_is_and_relapses_at_once(be
     assert "recovery_samples" not in found
     assert found["repair_samples"] == 50
     assert found["resilience_loss"] == pytest.approx(found["resilience_loss_without_repair"])
-    assert found["relapse"] > 0.1
+    assert found["relapse"] == found["relapse_without_repair"] > 0.1
 
 
 def test_curves_are_over_the_rows_read_and_end_where_the_blind_figures_are(bench_of):
@@ -205,11 +205,11 @@ def test_a_system_without_a_network_has_no_relapse(bench_of):
     known = recovery.incident(bench, made.data, made.data.ids)
     net = Bare(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
     triggered = replace(SPLITS.test, x=stamp(SPLITS.test.x))
-    assert recovery.relapse(bench, net, net, known, made, triggered) == 0
-    assert recovery.relapse(bench, net, Odd(), known, made, triggered) is None
-    assert recovery.relapse(bench, net, net, known, replace(made, trigger=None), triggered) is None
-    none = triggered.rows(torch.arange(0))
-    assert recovery.relapse(bench, net, net, known, made, none) is None
+    same, odd, nobody = {"relapse": net}, {"relapse": Odd()}, triggered.rows(torch.arange(0))
+    assert recovery.relapses(bench, net, same, known, made, triggered)["relapse"].value == 0
+    assert recovery.relapses(bench, net, odd, known, made, triggered) == {}
+    assert recovery.relapses(bench, net, same, known, replace(made, trigger=None), triggered) == {}
+    assert recovery.relapses(bench, net, same, known, made, nobody) == {}
 
 
 def test_relapse_tunes_on_the_clean_rows_and_a_few_fresh_poisons(bench_of, monkeypatch):
@@ -224,7 +224,7 @@ def test_relapse_tunes_on_the_clean_rows_and_a_few_fresh_poisons(bench_of, monke
     monkeypatch.setattr(recovery, "train", spy)
     made = bench_of(Oracle())
     poisoning.run(made.bench)
-    (first, recipe, rng), (second, _, again) = seen
+    (first, recipe, rng), (second, _, again), _ = seen  # without poison, repaired, poisoned
     assert recipe.epochs == recovery.RELAPSE_EPOCHS
     assert rng == again
     assert torch.equal(first.x, second.x)
