@@ -9,10 +9,10 @@ from firstline.benchmark.core.contracts import Context, Defense, Incident
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.registry import defense
-from firstline.benchmark.core.system import System
+from firstline.benchmark.core.system import System, opened
 from firstline.benchmark.core.training import train
 from firstline.defenses.judges import logits_of
-from firstline.defenses.repair import check_epochs, clean_of, closed, fit_and_check, opened
+from firstline.defenses.repair import check_epochs, clean_of, closed, fit_and_check, shown
 
 
 def last_channels(network: nn.Module) -> list[nn.Module]:
@@ -77,14 +77,20 @@ class FinePruning(Defense):
         known, held = fit_and_check(clean_of(self, incident, ctx), ctx)
         layers = last_channels(network)
         least = correct(network, held, ctx) - self.drop
-        for channel in activity(network, layers[-1], known, ctx).argsort(stable=True).tolist():
+        order = activity(network, layers[-1], known, ctx).argsort(stable=True)
+        ctx.watch(repaired, 0, len(held) + len(known))
+        for channel in order.tolist():
             before = [
                 {name: tensor.clone() for name, tensor in layer.state_dict().items()} for layer in layers
             ]
             prune(layers, channel)
-            if correct(network, held, ctx) < least:
+            one_too_many = correct(network, held, ctx) < least
+            if one_too_many:
                 for layer, was in zip(layers, before, strict=True):
-                    layer.load_state_dict(was)  # the channel that was one too many
+                    layer.load_state_dict(was)
+            ctx.watch(repaired, 0, len(held))
+            if one_too_many:
                 break
-        train(network, known, replace(ctx.task.default.recipe, epochs=self.epochs), ctx.rng)
+        recipe = replace(ctx.task.default.recipe, epochs=self.epochs)
+        train(network, known, recipe, ctx.rng, watch=shown(repaired, ctx))
         return closed(repaired)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 from firstline.benchmark.core.contracts import Context, Defense, Incident
 from firstline.benchmark.core.registry import defense
-from firstline.benchmark.core.system import System
+from firstline.benchmark.core.system import System, opened
 from firstline.benchmark.core.training import train
-from firstline.defenses.repair import check_epochs, clean_of, closed, opened
+from firstline.defenses.repair import check_epochs, clean_of, closed, shown
 
 
 @defense("fine-tuning")
@@ -26,5 +26,5 @@ class FineTuning(Defense):
         check_epochs(self, self.epochs)
         repaired, network = opened(system)
         recipe = replace(ctx.task.default.recipe, epochs=self.epochs)
-        train(network, clean_of(self, incident, ctx), recipe, ctx.rng)
+        train(network, clean_of(self, incident, ctx), recipe, ctx.rng, watch=shown(repaired, ctx))
         return closed(repaired)

@@ -13,9 +13,9 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.norms import TINY
 from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import System
+from firstline.benchmark.core.system import System, opened
 from firstline.benchmark.core.training import train
-from firstline.defenses.repair import check_epochs, clean_of, closed, opened
+from firstline.defenses.repair import check_epochs, clean_of, closed, shown
 
 BATCH, RATE = 64, 0.1  # of the search for a trigger; Adam with moments 0.5 and 0.9, as published
 PATIENCE, UP, DOWN = 5, 1.5, 1.5**1.5  # how the weight of the size follows the success
@@ -122,6 +122,7 @@ class NeuralCleanse(Defense):
         repaired, network = opened(system)
         data = clean_of(self, incident, ctx)
         found = self.triggers(network, data, ctx)
+        ctx.watch(repaired, 0, len(found) * self.steps * min(BATCH, len(data)))
         indices = anomaly_index(torch.tensor([trigger.size for trigger in found]))
         recipe = replace(ctx.task.default.recipe, epochs=self.epochs)
         for label in (indices > self.index).nonzero().flatten().tolist():
@@ -132,5 +133,6 @@ class NeuralCleanse(Defense):
                 chosen = (torch.rand(len(x), generator=draw) < self.stamped).to(x.device)
                 return torch.where(chosen.reshape(-1, 1, 1, 1), by.on(x), x)
 
-            train(network, data, recipe, ctx.rng.child("unlearn", str(label)), perturb=some)
+            rng = ctx.rng.child("unlearn", str(label))
+            train(network, data, recipe, rng, perturb=some, watch=shown(repaired, ctx))
         return closed(repaired)

@@ -1,39 +1,26 @@
-"""What repairs of a deployed system share: a copy whose network can be trained, and the incident's clean data in two.
+"""What repairs of a deployed system share: how they end, who watches them, and the incident's clean data in two.
 
 Source: common ground of the repairs; each names its own. A repair gets clean data of the defender's and nothing
 else: no test data, no success rate of the attack. Its schedule is fixed, and its last weights are the result.
 """
 
-from copy import deepcopy
-
 import torch
-from torch import nn
 
 from firstline.benchmark.core.contracts import Context, Defense, Incident
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
-from firstline.benchmark.core.system import Bare, System
-
-
-def opened(system: System) -> tuple[System, nn.Module]:
-    """Return a copy of system that shares no tensor with it, and the network inside, whose parameters can be trained.
-
-    Raises FirstlineError where the innermost system is not a bare network.
-    """
-    copied = deepcopy(system).requires_grad_(True)
-    innermost = copied
-    while innermost.inner is not None:
-        innermost = innermost.inner
-    if not isinstance(innermost, Bare):
-        raise FirstlineError(
-            f"a repair trains the network inside a system; {type(innermost).__name__} holds none"
-        )
-    return copied, innermost.module
+from firstline.benchmark.core.system import System
+from firstline.benchmark.core.training import Watch
 
 
 def closed(system: System) -> System:
     """Return system in evaluation mode and frozen, as it is deployed."""
     return system.eval().requires_grad_(False)
+
+
+def shown(system: System, ctx: Context) -> Watch:
+    """Return what lets `train`, which has the network inside, show system to who watches the repair."""
+    return lambda network, steps, samples: ctx.watch(system, steps, samples)
 
 
 def clean_of(defense: Defense, incident: Incident, ctx: Context) -> Data:

@@ -16,9 +16,9 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.norms import TINY
 from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import System
+from firstline.benchmark.core.system import System, opened
 from firstline.benchmark.core.training import train
-from firstline.defenses.repair import check_epochs, clean_of, closed, opened
+from firstline.defenses.repair import check_epochs, clean_of, closed, shown
 
 BATCH = 256  # inputs of one step of the ascent
 
@@ -78,10 +78,11 @@ class Unlearning(Defense):
             rng = ctx.rng.child(str(number))
             with still(network):
                 shift = universal(network, data, space, length, self.steps, rng.child("shift"))
+            ctx.watch(repaired, 0, self.steps * min(BATCH, len(data)))
 
             def both(module: nn.Module, x: Tensor, y: Tensor, shift: Tensor = shift) -> Tensor:
                 module.eval()  # `train` has put it into training mode, which moves running statistics
                 return cross_entropy(module(x), y) + cross_entropy(module(moved(x, shift, space)), y)
 
-            train(network, data, recipe, rng, loss=both)
+            train(network, data, recipe, rng, loss=both, watch=shown(repaired, ctx))
         return closed(repaired)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Record
-from firstline.leaderboard import curves, words
+from firstline.leaderboard import curves, recovery, words
 from firstline.leaderboard.table import VECTORS, Outcomes, Table, failure, tables
 
 FORMAT = "firstline.board/1"
@@ -123,6 +123,7 @@ def environment() -> Environment:
     jinja.globals |= {
         "VECTORS": words.VECTORS,
         "DIRECTIONS": words.DIRECTIONS,
+        "RECOVERY": recovery.MEANS,
         "CURVE": (curves.WIDTH, curves.HEIGHT),
     }
     return jinja

@@ -21,6 +21,7 @@ from firstline.leaderboard import backdoor, curves, gate
 from firstline.leaderboard.crossed import Met, outdone
 from firstline.leaderboard.curves import Curve
 from firstline.leaderboard.ranking import Place, examples, intervals, places, told_apart
+from firstline.leaderboard.recovery import Recovery, recovery
 from firstline.leaderboard.worst_case import Bools, Floats, Verdicts, judge, warded, worst
 
 Outcomes = Callable[[Record], Mapping[str, NDArray[Any]]]
@@ -162,6 +163,12 @@ class Table:
         """The units of the figures of detection that any cell has, by name."""
         there = {name for _, cell in self.detections for name in cell.estimates}
         return {name: unit for name, unit in DETECTION.items() if name in there}
+
+    @property
+    def recoveries(self) -> list[tuple[Row, Cell, Recovery]]:
+        """The cells of systems that were repaired, and what came of it."""
+        cells = [(row, cell, recovery(cell.records)) for row in self.rows for cell in row.cells]
+        return [(row, cell, found) for row, cell, found in cells if found]
 
     @property
     def radii(self) -> tuple[float, ...]:

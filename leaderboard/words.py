@@ -91,6 +91,18 @@ METRICS = {
         "Queries on an attacked input up to the first that is flagged, the median.",
     ),
     "flagged_honest_queries": ("Honest flagged", "Share of clean inputs that the monitor would flag."),
+    "accuracy_before_repair": ("Accuracy before", "Accuracy of the poisoned system before its repair."),
+    "attack_success_rate_before_repair": ("Attack before", "The attack's success before the repair."),
+    "resilience_loss": (
+        "Loss",
+        "Service lost on average during the repair: accuracy, or safety from the attack, whichever is worse.",
+    ),
+    "resilience_loss_without_repair": ("Loss unrepaired", "The same, had nothing been repaired."),
+    "relapse_without_repair": ("Relapse unrepaired", "The same of the system without its repair."),
+    "relapse": (
+        "Relapse",
+        "How much more of the backdoor a few fresh poisons bring back than they teach a system that never had it.",
+    ),
     "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
 }
 DIRECTIONS = {

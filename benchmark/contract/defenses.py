@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.checks import applies_to
-from firstline.benchmark.contract.oracles import REACH, SIDE, Blobs
-from firstline.benchmark.core.contracts import Context, Defense
+from firstline.benchmark.contract.oracles import REACH, SIDE, Blobs, Pictures
+from firstline.benchmark.core.contracts import Context, Defense, Incident, unwatched
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.norms import column
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Fitted, Stack
-from firstline.benchmark.core.system import REFUSED, Response
+from firstline.benchmark.core.system import REFUSED, Response, System
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -28,6 +28,10 @@ def _fit(defense: Defense) -> Fitted:
 @lru_cache(maxsize=1)
 def _fitted(defense: Defense) -> Fitted:
     return _fit(defense)
+
+
+def _state(system: System) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in system.state_dict().items()}
 
 
 def _skip(defense: Defense) -> bool:
@@ -174,3 +178,35 @@ def useful(defense: Defense, folder: Path | None) -> None:
     test = Blobs().load(None).test
     accuracy = (_respond(_fitted(defense), test.x).logits.argmax(1) == test.y).float().mean().item()
     assert accuracy > 0.7, f"clean accuracy on two easy blobs is {accuracy:.2f}"
+
+
+@applies_to(Defense)
+def recovered(defense: Defense, folder: Path | None) -> None:
+    """Repairs a copy, to the same tensors for the same seed, whether anybody watches or not."""
+    stack = Stack((defense,))
+    if _skip(defense) or not stack.repairs():
+        return
+    task = Pictures()
+    splits = task.load(None)
+    system = stack.fit(task, splits.train, Streams(0), CPU).system
+    mine = Data(splits.aux.x.clone(), splits.aux.y.clone(), splits.aux.ids.clone())
+    incident = Incident(mine, splits.train.rows(torch.arange(8)))
+    before, state = _state(system), torch.get_rng_state()
+
+    def watch(seen: System, steps: int, samples: int) -> None:
+        assert not seen.training, "watch was shown a system that is not in evaluation mode"
+        assert steps >= 0 and samples >= 0, f"watch was told of {steps} steps and {samples} rows"
+
+    first, again = (
+        _state(stack.repair(task, system, incident, Streams(0), CPU, look).system)
+        for look in (watch, unwatched)
+    )
+    for name, tensor in system.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"recover changed {name} of the system that it was given"
+        assert torch.equal(first[name], again[name]), f"{name} differs between two repairs with one seed"
+    assert torch.equal(mine.x, splits.aux.x) and torch.equal(mine.y, splits.aux.y), (
+        "the incident's data was written to"
+    )
+    assert torch.equal(state, torch.get_rng_state()), (
+        "the global random state changed; draw from ctx.rng or rng"
+    )

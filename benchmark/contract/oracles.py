@@ -85,6 +85,15 @@ class Blobs(Task):
         return signed <= eps * REACH[norm]
 
 
+class Pictures(Blobs):
+    """The same clouds for a network with a convolution, which some defenses need."""
+
+    @property
+    def architectures(self) -> Mapping[str, Architecture]:
+        """One convolution."""
+        return {"cnn": Architecture(_cnn, Recipe(epochs=10, batch=32, rate=1e-2))}
+
+
 class _Centred(nn.Module):
     monotone = True  # no output falls when an input rises
 
@@ -95,3 +104,8 @@ class _Centred(nn.Module):
 
 def _mlp() -> nn.Module:
     return nn.Sequential(_Centred(), nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def _cnn() -> nn.Module:
+    convolution = nn.Conv2d(1, 8, 3, padding=1)
+    return nn.Sequential(_Centred(), convolution, nn.ReLU(), nn.Flatten(), nn.Linear(8 * SIDE * SIDE, 2))

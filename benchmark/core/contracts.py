@@ -102,13 +102,22 @@ class Task(Item, ABC):
         }
 
 
+def unwatched(system: System, steps: int, samples: int) -> None:
+    """Do nothing: nobody watches."""
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a defense's hooks get besides the data: the task, its random streams and the device."""
+    """What a defense's hooks get besides the data: the task, its random streams and the device.
+
+    A repair calls watch with the system as it is now, in evaluation mode, and the optimiser steps and the rows of
+    clean data (a row counts as often as it is read) that it took since the last call. It learns nothing from that.
+    """
 
     task: Task
     rng: Streams
     device: torch.device
+    watch: Callable[[System, int, int], None] = unwatched
 
 
 HOOKS = ("collect", "build", "train", "deploy", "calibrate", "recover")
@@ -145,7 +154,7 @@ class Defense(Item):
         """Fill the buffers of what `deploy` returned (thresholds, statistics) from the defender's own data."""
 
     def recover(self, system: System, incident: "Incident", ctx: Context) -> System:
-        """Return system repaired after an incident."""
+        """Return system repaired after an incident: a copy with the same modules, and system left as it was."""
         return system
 
     @classmethod

@@ -71,8 +71,8 @@ class PoisoningOutcome(Outcome):
 
     row_label holds the labels that training rows have with the poison in. triggered_* hold the test examples outside
     the target class, with the trigger on, for backdoors, triggered_clean_answer that of the system without poison;
-    *_acceptance,
-    for systems that refuse, are of the system fitted with poison, and below 0 where it does.
+    *_acceptance, for systems that refuse, are of the system fitted with poison, and below 0 where it does. Where the
+    stack repairs it, all these are of the repaired system, and *_before_repair are answers of the fitted one.
     """
 
     vector = "poisoning"
@@ -89,6 +89,8 @@ class PoisoningOutcome(Outcome):
     target_class: Ints | None = None
     clean_acceptance: Floats | None = None
     triggered_acceptance: Floats | None = None
+    answer_before_repair: Ints | None = None
+    triggered_answer_before_repair: Ints | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from firstline.benchmark.core.errors import FirstlineError
 
 SCHEMA = "firstline.record/1"
 VOLATILE = {
-    "cost": {"fit_seconds", "craft_seconds", "score_seconds", "peak_memory_mb"},
+    "cost": {"fit_seconds", "repair_seconds", "craft_seconds", "score_seconds", "peak_memory_mb"},
     "provenance": {"started", "ended"},
 }
 
@@ -82,10 +82,12 @@ class Cost(Part):
     """Seconds per stage, totals of the attack's queries and gradients, and the worker's peak memory.
 
     Fitting and crafting count CPU seconds (wall time on a GPU), scoring wall time, as it runs elsewhere.
-    fit_seconds is the fit of the attacked system, whether it was made for this cell or found in the store.
+    fit_seconds is the fit of the attacked system, whether it was made for this cell or found in the store, and
+    repair_seconds its repair.
     """
 
     fit_seconds: float = 0.0
+    repair_seconds: float = 0.0
     craft_seconds: float = 0.0
     score_seconds: float = 0.0
     queries: int = 0

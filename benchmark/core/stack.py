@@ -1,12 +1,13 @@
 """Defenses in order: the hooks of a stack chain those of its layers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import process_time
 
 import torch
 from torch import nn
 
-from firstline.benchmark.core.contracts import Context, Defense, Task, initialise
+from firstline.benchmark.core.contracts import Context, Defense, Incident, Task, initialise
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.rng import Streams
@@ -19,6 +20,14 @@ class Fitted:
 
     system: System
     kept: torch.Tensor
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A repaired system, and the CPU seconds that the repair took without those of who watched it."""
+
+    system: System
     seconds: float
 
 
@@ -77,9 +86,62 @@ class Stack:
             with torch.no_grad():
                 layer.calibrate(system, data, Context(task, rng.child("calibrate", layer.name), device))
         system = systems[-1].eval().requires_grad_(False)
+        self._check_finite(system, "fitted")
+        return Fitted(system, data.ids.cpu(), process_time() - start)
+
+    def repairs(self) -> tuple[Defense, ...]:
+        """Return the layers that repair a system after an incident."""
+        return tuple(layer for layer in self.layers if "recover" in layer.facts()["hooks"])
+
+    def repair(
+        self,
+        task: Task,
+        system: System,
+        incident: Incident,
+        rng: Streams,
+        device: torch.device,
+        watch: Callable[[System, int, int], None],
+    ) -> Repaired:
+        """Return system as the layers repair it, one after the other, in evaluation mode and frozen.
+
+        Raises ContractBroken where a layer returns something whose tensors have other names or shapes: it could
+        not be stored and read back.
+        """
+        start, watching = process_time(), 0.0
+
+        def watched(seen: System, steps: int, samples: int) -> None:
+            nonlocal watching
+            before = process_time()
+            watch(seen, steps, samples)
+            watching += process_time() - before
+
+        found = system
+        for layer in self.repairs():
+            found = layer.recover(
+                found, incident, Context(task, rng.child("recover", layer.name), device, watched)
+            )
+            if not isinstance(found, System):
+                raise ContractBroken(
+                    f"{layer.name}: recover returned {type(found).__name__} instead of a System"
+                )
+            before, after = _shapes(system), _shapes(found)
+            odd = sorted(name for name in before | after if before.get(name) != after.get(name))
+            if odd:
+                raise ContractBroken(
+                    f"{layer.name}: recover returned a system in which {odd[0]} is {after.get(odd[0], 'missing')} "
+                    f"and was {before.get(odd[0], 'missing')}; a repair changes values, not modules"
+                )
+        found = found.eval().requires_grad_(False)
+        self._check_finite(found, "repaired")
+        return Repaired(found, process_time() - start - watching)
+
+    def _check_finite(self, system: System, what: str) -> None:
         for name, tensor in system.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise ContractBroken(
-                    f"{self}: {name} of the fitted system is NaN or infinite; lower the learning rate"
+                    f"{self}: {name} of the {what} system is NaN or infinite; lower the learning rate"
                 )
-        return Fitted(system, data.ids.cpu(), process_time() - start)
+
+
+def _shapes(system: System) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in system.state_dict().items()}

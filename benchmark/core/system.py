@@ -1,10 +1,12 @@
 """What a defense deploys, and what is attacked and scored: a model with its processing, refusals and monitor."""
 
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from firstline.benchmark.core.errors import FirstlineError
 
 REFUSED = -1  # the label of an input that the system refuses to answer
 INVALID = -2  # the label of an answer that is not a number
@@ -133,3 +135,24 @@ class Bare(System):
     def respond(self, x: Tensor, rng: torch.Generator) -> Response:
         """Return the module's logits."""
         return Response(self.module(x))
+
+
+def innermost(system: System) -> System:
+    """Return what the layers of system are around."""
+    while system.inner is not None:
+        system = system.inner
+    return system
+
+
+def opened(system: System) -> tuple[System, nn.Module]:
+    """Return a copy of system that shares no tensor with it, and the network inside, whose parameters can be trained.
+
+    Raises FirstlineError where the innermost system is not a bare network.
+    """
+    copied = deepcopy(system).requires_grad_(True)
+    inside = innermost(copied)
+    if not isinstance(inside, Bare):
+        raise FirstlineError(
+            f"a repair trains the network inside a system; {type(inside).__name__} holds none"
+        )
+    return copied, inside.module

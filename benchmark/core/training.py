@@ -17,6 +17,7 @@ from firstline.benchmark.core.rng import Streams, isolated
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Judge = Callable[[nn.Module], float]
+Watch = Callable[[nn.Module, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,21 @@ def train(
     loss: Loss = plain_loss,
     awp: float = 0.0,
     judge: Judge | None = None,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """Fit module to data in place and return it in evaluation mode.
 
     perturb may replace each batch's inputs (adversarial training) by whatever loss takes; loss maps module,
     inputs and labels to a scalar. awp above 0 is the size of an adversarial weight perturbation: each step
     goes down the gradient that the loss has at `worst_weights`. judge scores module, in evaluation mode, after
-    each epoch; the weights of the best epoch are kept, the first of equals. Batch orders come from rng's stream
-    "batches" on the CPU, whatever the device.
+    each epoch; the weights of the best epoch are kept, the first of equals. watch sees module after each epoch, in
+    evaluation mode, with the steps and the rows that the epoch took; it changes nothing. Batch orders come from
+    rng's stream "batches" on the CPU, whatever the device.
 
     Raises FirstlineError when the loss is no longer a number.
     """
-    steps = recipe.epochs * max(1, -(-len(data) // recipe.batch))
+    batches = -(-len(data) // recipe.batch)
+    steps = recipe.epochs * max(1, batches)
     warm = max(1, int(steps * recipe.warm))
     optimiser = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -113,6 +117,10 @@ def train(
                 module.train()
                 if score > best:
                     best, kept = score, {name: t.clone() for name, t in module.state_dict().items()}
+            if watch is not None:
+                with isolated(0):  # whatever it draws, dropout goes on as if nobody had looked
+                    watch(module.eval(), batches, len(data))
+                module.train()
     if kept is not None:
         module.load_state_dict(kept)
     return module.eval()

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from firstline.benchmark.core.contracts import Attack, PoisonedData, Task, initialise
+from firstline.benchmark.core.contracts import Attack, Incident, PoisonedData, Task, initialise
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import Outcome
@@ -30,9 +30,39 @@ class Served(Protocol):
         """Return the answers (n,) int64 to x (n, *shape), asked blindly: shuffled, without labels."""
 
 
+class Sight(NamedTuple):
+    """How a system does on the test examples: accuracy, and for backdoors the attack's success and what is held."""
+
+    accuracy: float
+    success: float | None
+    robust: float | None
+
+
+class Point(NamedTuple):
+    """What was seen of a system under repair after so many optimiser steps and rows of clean data in all."""
+
+    steps: int
+    samples: int
+    seen: Sight
+
+
+Look = Callable[[System], Sight]
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A repaired system, and what was seen of it on the way."""
+
+    served: Served
+    trace: list[Point]
+
+
 @dataclass(frozen=True)
 class Bench:
-    """One cell, ready to run. fit returns the system fitted to clean data, or to poisoned data."""
+    """One cell, ready to run. fit returns the system fitted to clean data, or to poisoned data.
+
+    repair returns a served system as the stack repairs it; look is how it is seen on the way.
+    """
 
     task: Task
     splits: Splits
@@ -43,6 +73,7 @@ class Bench:
     device: torch.device
     examples: int
     fit: Callable[[PoisonedData | None], Served]
+    repair: Callable[[Served, Incident, Look], Mended]
     stage: Callable[[str], None]
 
     def target(self, system: System, examples: int | None, build_rng: Streams) -> Target:

@@ -1,11 +1,13 @@
 """Poisoning: what does the defended system lose when part of its training data is the attacker's?
 
 The defense is fitted twice, to clean and to poisoned data, from the same random streams; it is not told which is
-which. What `collect` leaves out is its detection of poison.
+which. What `collect` leaves out is its detection of poison. Where it repairs, the repaired system is what is
+measured: see `recovery`.
 """
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
@@ -14,13 +16,14 @@ from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED
 from firstline.benchmark.core.target import asked
+from firstline.benchmark.protocols import recovery
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.detection import Floats, acceptances, detection
 from firstline.benchmark.protocols.numbers import plain, share
 
 
 def run(bench: Bench) -> Measured:
-    """Poison, check the budget, fit twice, score blindly, measure."""
+    """Poison, check the budget, fit twice, repair, score blindly, measure."""
     clean = bench.fit(None)
     bench.stage("poison")
     poisoned = poison(bench)
@@ -29,13 +32,26 @@ def run(bench: Bench) -> Measured:
     if len(drawn) == 0:
         raise ContractBroken("the task has no test example to score")
     triggered = _triggered(poisoned, drawn, bench.task)
-    served = bench.fit(poisoned)
+    served = fitted = bench.fit(poisoned)
+    mended = None
+    again: dict[str, Metric] = {}
+    if bench.stack.repairs():
+        bench.stage("repair")
+        known = recovery.incident(bench, poisoned.data, fitted.kept)
+        mended = bench.repair(fitted, known, recovery.look(bench, drawn, triggered, poisoned.target_class))
+        served = mended.served
+        tuned = {"relapse": served.system, "relapse_without_repair": fitted.system}
+        again = recovery.relapses(bench, clean.system, tuned, known, poisoned, triggered)
     bench.stage("score")
     inputs = [drawn.x.to(bench.device)]
     if triggered is not None:
         inputs.append(triggered.x.to(bench.device))
-    score = bench.rng.child("score")
-    before, after = (answered(system.score(torch.cat(inputs), score)).cpu() for system in (clean, served))
+
+    def score(system: Served) -> Tensor:
+        return answered(system.score(torch.cat(inputs), bench.rng.child("score"))).cpu()
+
+    before, after = score(clean), score(served)
+    poisonous = score(fitted) if mended else None
     bench.stage("measure")
     outcome = PoisoningOutcome(
         ids=drawn.ids.numpy(),
@@ -51,8 +67,16 @@ def run(bench: Bench) -> Measured:
         target_class=None if triggered is None else np.array([poisoned.target_class]),
         clean_acceptance=None if triggered is None else _acceptances(served, drawn, bench),
         triggered_acceptance=None if triggered is None else _acceptances(served, triggered, bench),
+        answer_before_repair=None if poisonous is None else poisonous[: len(drawn)].numpy(),
+        triggered_answer_before_repair=None
+        if poisonous is None or triggered is None
+        else poisonous[len(drawn) :].numpy(),
     )
-    return Measured(outcome=outcome, metrics=measure(outcome, bench.rng.numpy("bootstrap")))
+    metrics = measure(outcome, bench.rng.numpy("bootstrap"))
+    if mended is None:
+        return Measured(outcome=outcome, metrics=metrics)
+    more, curves = recovery.measure(outcome, mended.trace)
+    return Measured(outcome=outcome, metrics=metrics | more | again, curves=curves)
 
 
 def poison(bench: Bench) -> PoisonedData:

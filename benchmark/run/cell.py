@@ -13,14 +13,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from firstline.benchmark.core.catalog import create
-from firstline.benchmark.core.contracts import Attack, PoisonedData, Task
+from firstline.benchmark.core.contracts import Attack, Incident, PoisonedData, Task
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.errors import BudgetExhausted, DataProblem, FirstlineError, SystemFailed
 from firstline.benchmark.core.record import Cost, Failure, Record
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
-from firstline.benchmark.protocols.bench import Bench, Measured
+from firstline.benchmark.protocols.bench import Bench, Look, Measured, Mended, Point, Served, Sight
+from firstline.benchmark.protocols.recovery import traced
 from firstline.benchmark.protocols.table import PROTOCOLS
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.environment import now, peak_memory_mb
@@ -33,6 +34,7 @@ Kind = Literal["attack", "defense", "task", "budget", "infra"]
 _BLAME: dict[str, Kind] = {
     "load": "task",
     "fit": "defense",
+    "repair": "defense",
     "poison": "attack",
     "craft": "attack",
     "gate": "defense",
@@ -43,7 +45,7 @@ _BLAME: dict[str, Kind] = {
 
 @dataclass
 class Fit:
-    """A fitted system in this process, and its scorer."""
+    """A fitted or repaired system in this process, and its scorer."""
 
     system: System
     kept: Tensor
@@ -122,19 +124,20 @@ class _Progress:
 def run_cell(cell: Cell, group: Group) -> Record:
     """Run one cell and write its record, which is also returned. An error becomes a failed record."""
     progress, started = _Progress(cell.device), now()
-    fits: list[Fit] = []
+    made: dict[str, Fit] = {}
     measured: Measured | None = None
     failure: Failure | None = None
     with ExitStack() as temporary:
         try:
-            measured = _measure(cell, group, progress, temporary, fits)
+            measured = _measure(cell, group, progress, temporary, made)
         except Unwritable:
             raise
         except (Exception, SystemExit) as error:
             failure = describe(error, progress.stage)
     progress.enter("end")
     cost = Cost(
-        fit_seconds=fits[-1].seconds if fits else 0.0,
+        fit_seconds=made["fit"].seconds if "fit" in made else 0.0,
+        repair_seconds=made["repair"].seconds if "repair" in made else 0.0,
         craft_seconds=progress.seconds.get("craft", 0.0) + progress.seconds.get("poison", 0.0),
         score_seconds=progress.seconds.get("score", 0.0),
         queries=measured.queries if measured else 0,
@@ -177,7 +180,7 @@ def describe(error: BaseException, stage: str) -> Failure:
 
 
 def _measure(
-    cell: Cell, group: Group, progress: _Progress, temporary: ExitStack, fits: list[Fit]
+    cell: Cell, group: Group, progress: _Progress, temporary: ExitStack, made: dict[str, Fit]
 ) -> Measured:
     blueprint = Blueprint(cell.task, cell.defense, cell.device)
     task, stack = blueprint.items()
@@ -190,12 +193,27 @@ def _measure(
 
     def fit(poisoned: PoisonedData | None) -> Fit:
         progress.enter("fit")
-        found = _fit(cell, group, task, stack, splits, poisoned, rng, blueprint, temporary)
-        fits.append(found)
-        return found
+        made["fit"] = _fit(cell, group, task, stack, splits, poisoned, rng, blueprint, temporary)
+        return made["fit"]
+
+    def repair(served: Served, incident: Incident, look: Look) -> Mended:
+        made["repair"], trace = _repair(
+            cell, group, task, stack, served, incident, look, rng, blueprint, temporary
+        )
+        return Mended(made["repair"], trace)
 
     bench = Bench(
-        task, splits, stack, attack, cell.threat, rng, group.device, cell.examples, fit, progress.enter
+        task=task,
+        splits=splits,
+        stack=stack,
+        attack=attack,
+        threat=cell.threat,
+        rng=rng,
+        device=group.device,
+        examples=cell.examples,
+        fit=fit,
+        repair=repair,
+        stage=progress.enter,
     )
     return PROTOCOLS[cell.threat.vector](bench)
 
@@ -238,19 +256,39 @@ def _fit(
         if poisoned is None:
             group.failed = error
         raise
+    kept = torch.tensor(facts["kept"], dtype=torch.int64)
     holder = group.open if poisoned is None else temporary
     scorer = holder.enter_context(scoring(group.nursery, blueprint, state)) if group.nursery else None
-    found = Fit(
-        system,
-        torch.tensor(facts["kept"], dtype=torch.int64),
-        facts["seconds"],
-        task.classes,
-        cell.device,
-        scorer,
-    )
+    found = Fit(system, kept, facts["seconds"], task.classes, cell.device, scorer)
     if poisoned is None:
         group.clean = found
     return found
+
+
+def _repair(
+    cell: Cell,
+    group: Group,
+    task: Task,
+    stack: Stack,
+    served: Served,
+    incident: Incident,
+    look: Look,
+    rng: Streams,
+    blueprint: Blueprint,
+    temporary: ExitStack,
+) -> tuple[Fit, list[Point]]:
+    key = keys.key(keys.repair_preimage(cell))
+    state, facts = _stored(group.store, key)
+    if not state:
+        trace, watch = traced(look)
+        repaired = stack.repair(task, served.system, incident, rng.child("repair"), group.device, watch)
+        state = repaired.system.state_dict()
+        facts = {"seconds": repaired.seconds, "trace": trace}
+        group.store.save_fit(key, state, facts)
+    trace = [Point(steps, samples, Sight(*seen)) for steps, samples, seen in facts["trace"]]
+    system = blueprint.rebuild(state)
+    scorer = temporary.enter_context(scoring(group.nursery, blueprint, state)) if group.nursery else None
+    return Fit(system, served.kept, facts["seconds"], task.classes, cell.device, scorer), trace
 
 
 def _stored(store: Store, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

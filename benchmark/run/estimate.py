@@ -41,7 +41,7 @@ def add_timings(root: Path, records: Iterable["Record"]) -> None:
         if record.status != "ok":
             continue
         task, defense = record.task.name, record.defense_text
-        spent = record.cost.craft_seconds + record.cost.score_seconds
+        spent = record.cost.repair_seconds + record.cost.craft_seconds + record.cost.score_seconds
         for name, seconds in (
             (_fit(task, defense), record.cost.fit_seconds),
             (_cell(task, defense, record.attack.name), spent),

@@ -23,7 +23,7 @@ CORE = 2  # rises when a change to the core loops, streams or metric kernels cha
 
 @dataclass(frozen=True)
 class Use:
-    """An item as a cell uses it: its text form, and all that identifies it."""
+    """An item as a cell uses it: its text form, and all that identifies it. hooks are those of a defense."""
 
     text: str
     name: str
@@ -31,6 +31,7 @@ class Use:
     settings: dict[str, Any]
     code: str
     tags: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what goes into a key."""
@@ -39,7 +40,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the matrix. device is resolved: cpu or cuda."""
+    """One cell of the matrix. device is resolved: cpu or cuda.
+
+    fitted are the layers that the fit depends on, empty where that is the whole stack.
+    """
 
     suite: str
     task: Use
@@ -50,6 +54,12 @@ class Cell:
     seed: int
     examples: int
     device: str
+    fitted: tuple[Use, ...] = ()
+
+    @property
+    def repairs(self) -> tuple[Use, ...]:
+        """The layers that repair the fitted system after an incident."""
+        return tuple(layer for layer in self.defense if "recover" in layer.hooks)
 
     @property
     def defense_text(self) -> str:
@@ -62,6 +72,11 @@ class Cell:
         return (
             f"{self.task.text} · {self.defense_text} · {self.attack.text} · {self.threat} · seed {self.seed}"
         )
+
+
+def only_repairs(layer: Use) -> bool:
+    """Return whether all that a layer does is to repair: no fit depends on it."""
+    return layer.hooks == ("recover",)
 
 
 def key(preimage: dict[str, Any]) -> str:
@@ -97,20 +112,32 @@ def poison_preimage(cell: Cell) -> dict[str, Any]:
 
 
 def fit_preimage(cell: Cell, *, poisoned: bool) -> dict[str, Any]:
-    """The fitted system. Without poison it is shared by every attack on it."""
+    """The fitted system. Without poison it is shared by every attack on it, and in any case by its repairs."""
     return {
         "stage": "fit/1",
         "data": data_preimage(cell),
         "poison": poison_preimage(cell) if poisoned else None,
-        "defense": [layer.identity() for layer in cell.defense],
+        "defense": [layer.identity() for layer in cell.fitted or cell.defense],
         "seed": cell.seed,
         "numeric": numeric(cell.device),
     }
 
 
-def craft_preimage(cell: Cell) -> dict[str, Any]:
-    """What the attack made."""
+def repair_preimage(cell: Cell) -> dict[str, Any]:
+    """The repaired system, and what was seen of it on the way, on so many examples."""
     return {
+        "stage": "repair/1",
+        "fit": fit_preimage(cell, poisoned=True),
+        "defense": [layer.identity() for layer in cell.repairs],
+        "examples": cell.examples,
+        "protocol": VERSIONS["poisoning"],
+        "seed": cell.seed,
+    }
+
+
+def craft_preimage(cell: Cell) -> dict[str, Any]:
+    """What the attack made, of a system that is the same for all that attack it, or of one that was repaired."""
+    made = {
         "stage": "craft/1",
         "fit": fit_preimage(cell, poisoned=cell.threat.vector == "poisoning"),
         "attack": cell.attack.identity(),
@@ -118,6 +145,9 @@ def craft_preimage(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "examples": cell.examples,
     }
+    if cell.repairs:  # no part of the fit
+        made["repaired"] = [layer.identity() for layer in cell.defense]
+    return made
 
 
 def score_preimage(cell: Cell, *, blind: bool = True) -> dict[str, Any]:
@@ -145,6 +175,8 @@ def stage_keys(cell: Cell, *, blind: bool = True) -> dict[str, str]:
     }
     if poisoned:
         stages["poison"] = poison_preimage(cell)
+    if cell.repairs:
+        stages["repair"] = repair_preimage(cell)
     return {name: key(preimage) for name, preimage in stages.items()}
 
 

@@ -12,7 +12,7 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.ref import Ref
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols.versions import VERSIONS
-from firstline.benchmark.run.keys import Cell, Use
+from firstline.benchmark.run.keys import Cell, Use, only_repairs
 from firstline.benchmark.run.suite import Suite
 
 
@@ -75,7 +75,7 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
             layers = tuple(layer for _, layer in stack)
             for seed in selection.seeds or suite.seeds:
                 about = (suite.label, task, prints[task.text], layers, attack, threat)
-                cell = Cell(*about, seed, suite.examples, device)
+                cell = Cell(*about, seed, suite.examples, device, fitted(layers, catalog))
                 if cell.label not in seen:
                     seen.add(cell.label)
                     matrix.cells.append(cell)
@@ -94,7 +94,20 @@ def use(card: Card, ref: Ref) -> Use:
     settings = card.resolve(ref)
     changed = {s.name: settings[s.name] for s in card.settings if settings[s.name] != s.default}
     text = str(Ref(card.name, tuple(sorted(changed.items()))))
-    return Use(text, card.name, card.version, settings, card.code, card.tags)
+    return Use(
+        text, card.name, card.version, settings, card.code, card.tags, tuple(card.facts.get("hooks", ()))
+    )
+
+
+def fitted(stack: tuple[Use, ...], catalog: Catalog) -> tuple[Use, ...]:
+    """Return the layers of stack that its fit depends on, `none` where no layer is one of them.
+
+    Empty where that is the whole stack.
+    """
+    if not any(map(only_repairs, stack)):
+        return ()
+    rest = tuple(layer for layer in stack if not only_repairs(layer))
+    return rest or (use(catalog.get("defense", "none"), Ref("none")),)
 
 
 def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str | None:
@@ -109,6 +122,9 @@ def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str
     for item in [attack, *stack]:
         if task.facts["inputs"] not in item.facts["inputs"]:
             return f"{item.name} handles {', '.join(item.facts['inputs'])} inputs; {task.name} has {task.facts['inputs']}"
+    idle = [card.name for card in stack if tuple(card.facts["hooks"]) == ("recover",)]
+    if idle and threat.vector != "poisoning":
+        return f"{idle[0]} repairs after a poisoning, and {threat.vector} cells have none"
     package = attack.facts.get("package")
     if package and find_spec(package) is None:
         return f"{attack.name} needs {package}, which is not installed: {attack.facts['install']}"

@@ -12,6 +12,7 @@ from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.environment import commit, environment, now
 from firstline.benchmark.run.keys import Cell, Use
+from firstline.benchmark.run.matrix import fitted
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,26 @@ def cell_of(record: Record, catalog: Catalog) -> Cell:
                     f"use the firstline and plugins that wrote it ({record.provenance.firstline}, "
                     f"commit {record.provenance.commit or 'unknown'})"
                 )
-        return Use(item.text, item.name, item.version, item.settings, item.code, card.tags)
+        hooks = tuple(card.facts.get("hooks", ()))
+        return Use(item.text, item.name, item.version, item.settings, item.code, card.tags, hooks)
 
     if keys.key(record.preimage) != record.key:
         raise FirstlineError(
             f"record {record.key[:12]} was edited: its key is not that of its preimage; delete it and run the suite again"
         )
     fit = record.preimage["score"]["craft"]["fit"]
+    stack = tuple(use("defense", layer) for layer in record.defense)
     cell = Cell(
         suite=record.suite,
         task=use("task", record.task),
         fingerprint=fit["data"]["fingerprint"],
-        defense=tuple(use("defense", layer) for layer in record.defense),
+        defense=stack,
         attack=use("attack", record.attack),
         threat=Threat.parse(record.threat),
         seed=record.seed,
         examples=record.examples,
         device=fit["numeric"]["device"],
+        fitted=fitted(stack, catalog),
     )
     if keys.key(keys.cell_preimage(cell, blind=record.isolation.blind)) != record.key:
         raise FirstlineError(

@@ -331,9 +331,10 @@ def _start(client: "MlflowClient", experiment: str, record: Record, name: str, t
 
 
 def _fit(record: Record) -> str:
-    """Return the key of the fitted system; without one, the digest of what was to be fitted."""
+    """Return the key of the fitted system, or of the repaired one; without, the digest of what was to be fitted."""
     system = [record.task.model_dump(), [layer.model_dump() for layer in record.defense], record.seed]
-    return record.stages.get("fit") or hashlib.sha256(canonical(system).encode()).hexdigest()
+    made = record.stages.get("repair") or record.stages.get("fit")
+    return made or hashlib.sha256(canonical(system).encode()).hexdigest()
 
 
 def _shared_tags(record: Record) -> dict[str, str]:

@@ -19,6 +19,7 @@ from firstline.benchmark.core.contracts import (
     Context,
     Defense,
     Evasion,
+    Incident,
     Item,
     Membership,
     PoisonedData,
@@ -29,7 +30,7 @@ from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import DataProblem
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import Certificate, Response, System
+from firstline.benchmark.core.system import Certificate, Response, System, opened
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 
@@ -79,6 +80,35 @@ class Answering(System):
 
 def answering(how: Hook, **hooks: Hook) -> Defense:
     return quick(deploy=lambda system, task: Answering(system, how), **hooks)
+
+
+@dataclass(frozen=True)
+class Mending(Quick):
+    """Repairs by a function of the copied system, its network, the incident and the context."""
+
+    how: Hook = print
+
+    def recover(self, system: System, incident: Incident, ctx: Context) -> System:
+        repaired, network = opened(system)
+        self.how(system, network, incident, ctx)
+        return repaired
+
+
+def shift(module: nn.Module, by: Tensor | float) -> None:
+    with torch.no_grad():
+        next(module.parameters()).add_(by)
+
+
+def write_clean(system: System, network: nn.Module, incident: Incident, ctx: Context) -> None:
+    incident.clean.x.mul_(0.5)
+
+
+def tell_nonsense(system: System, network: nn.Module, incident: Incident, ctx: Context) -> None:
+    ctx.watch(system, -1, 5)
+
+
+def show_in_training(system: System, network: nn.Module, incident: Incident, ctx: Context) -> None:
+    ctx.watch(opened(system)[0].train(), 1, 5)
 
 
 class Proving(System):
@@ -403,6 +433,12 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (defenses.proofs, proving(torch.full((64,), torch.inf)), "linf: .* answers change within the radius"),
     (defenses.proofs, proving(torch.full((64,), -0.1)), "some radii are negative or NaN"),
     (defenses.proofs, proving(torch.zeros(3)), r"a proof of 64 inputs has shapes \(\(64,\), \(3,\)\)"),
+    (defenses.recovered, Mending(lambda s, n, i, c: shift(s, 1)), "recover changed .* of the system that it was given"),
+    (defenses.recovered, Mending(lambda s, n, i, c: shift(n, torch.rand((), generator=CHAOS))), "two repairs with one seed"),
+    (defenses.recovered, Mending(lambda s, n, i, c: shift(n, 0 * torch.rand(()))), "the global random state changed"),
+    (defenses.recovered, Mending(write_clean), "the incident's data was written to"),
+    (defenses.recovered, Mending(tell_nonsense), "watch was told of -1 steps and 5 rows"),
+    (defenses.recovered, Mending(show_in_training), "not in evaluation mode"),
     (defenses.useful, quick(), "clean accuracy on two easy blobs is 0"),
     (tasks.same_data, blobs(spoilt_test(x=lambda d: torch.rand(d.x.shape, generator=CHAOS))), "two loads gave different data"),
     (tasks.same_data, blobs(fingerprint="ab" * 32), "the pinned one abab"),

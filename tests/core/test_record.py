@@ -202,6 +202,7 @@ def test_a_timeless_record_lacks_times_and_memory_and_nothing_else():
     dropped = {(part, name) for part in VOLATILE for name in whole[part] if name not in timeless[part]}
     assert dropped == {
         ("cost", "fit_seconds"),
+        ("cost", "repair_seconds"),
         ("cost", "craft_seconds"),
         ("cost", "score_seconds"),
         ("cost", "peak_memory_mb"),

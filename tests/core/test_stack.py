@@ -1,18 +1,19 @@
 """Defenses in order, and a fit that leaves nothing to chance."""
 
 from dataclasses import dataclass
+from time import process_time
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Context, Defense, Task
+from firstline.benchmark.core.contracts import Context, Defense, Incident, Task, unwatched
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
-from firstline.benchmark.core.system import Response, System
+from firstline.benchmark.core.system import Bare, Response, System, opened
 
 CPU = torch.device("cpu")
 TASK = Blobs(train=64, test=8)
@@ -210,3 +211,85 @@ def test_a_learned_buffer_that_is_no_number_is_refused_too():
 
 def test_a_stack_is_written_as_its_layers():
     assert str(Stack((Layer(by=2.0), Trainer()))) == "layer(by=2.0)+trainer"
+
+
+@dataclass(frozen=True)
+class Mender(Defense):
+    """Adds to every weight, and shows the system twice."""
+
+    name = "mender"
+
+    plus: float = 1.0
+
+    def recover(self, system: System, incident: Incident, ctx: Context) -> System:
+        repaired, network = opened(system)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += self.plus + torch.rand((), generator=ctx.rng.torch("more"))
+        ctx.watch(repaired, 2, len(incident.clean))
+        return repaired
+
+
+INCIDENT = Incident(DATA.rows(torch.arange(5)), DATA.rows(torch.arange(0)))
+
+
+def mended(*layers: Defense, watch=unwatched) -> tuple[System, System]:
+    stack = Stack(layers)
+    fitted = stack.fit(TASK, DATA, Streams(0), CPU).system
+    return fitted, stack.repair(TASK, fitted, INCIDENT, Streams(1), CPU, watch).system
+
+
+def test_the_repairs_of_a_stack_follow_each_other_on_the_whole_system():
+    seen = []
+    fitted, found = mended(Layer(by=2.0), Mender(), Mender(plus=5.0), watch=lambda *given: seen.append(given))
+    assert isinstance(found, Scaled)
+    assert [took for _, *took in seen] == [[2, 5]] * 2
+    name = "inner.module.2.weight"
+    difference = found.state_dict()[name] - fitted.state_dict()[name]
+    assert 6 <= float(difference.min()) <= float(difference.max()) <= 8
+    assert not found.training
+    assert not any(p.requires_grad for p in found.parameters())
+
+
+def test_a_repair_is_the_same_for_the_same_seed():
+    (_, first), (_, again) = (mended(Mender()) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_stack_without_a_repair_stays_as_it_was():
+    fitted, found = mended(Layer())
+    assert found is fitted
+    assert Stack((Layer(), Mender())).repairs() == (Mender(),)
+
+
+def test_the_seconds_of_a_repair_are_not_those_of_who_watches_it():
+    def slow(system: System, steps: int, samples: int) -> None:
+        start = process_time()
+        while process_time() < start + 0.3:
+            pass
+
+    fitted = Stack(()).fit(TASK, DATA, Streams(0), CPU).system
+    assert Stack((Mender(),)).repair(TASK, fitted, INCIDENT, Streams(1), CPU, slow).seconds < 0.2
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda system: None, "recover returned NoneType instead of a System"),
+        (lambda system: Scaled(system, 1.0, 0.0), "in which inner.* is .* and was missing"),
+        (lambda system: Bare(nn.Linear(64, 2)), "a repair changes values, not modules"),
+        (lambda system: system, "of the repaired system is NaN or infinite"),
+    ],
+    ids=["nothing", "a layer more", "other shapes", "NaN"],
+)
+def test_a_repair_that_could_not_be_stored_or_served_breaks_the_contract(make, said):
+    @dataclass(frozen=True)
+    class Odd(Defense):
+        def recover(self, system: System, incident: Incident, ctx: Context) -> System:
+            repaired, _ = opened(system)
+            with torch.no_grad():
+                next(repaired.parameters()).fill_(torch.nan)
+            return make(repaired)
+
+    with pytest.raises(ContractBroken, match=said):
+        mended(Odd())

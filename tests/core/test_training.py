@@ -213,3 +213,15 @@ def test_the_epoch_that_the_judge_likes_best_is_kept(scores, winner):
 def test_a_judge_changes_nothing_about_the_training():
     rising = iter(range(3))
     assert torch.equal(weights(1, judge=lambda network: float(next(rising))), weights(1))
+
+
+def test_a_watcher_sees_each_epoch_in_evaluation_mode_and_changes_nothing():
+    seen = []
+
+    def watch(network: nn.Module, steps: int, rows: int) -> None:
+        assert not any(part.training for part in network.modules())
+        torch.rand(3)
+        seen.append((steps, rows))
+
+    assert torch.equal(weights(1, watch=watch), weights(1))
+    assert seen == [(3, 40)] * 3

@@ -185,6 +185,42 @@ def test_a_repair_is_the_same_for_the_same_seed_and_draws_nothing_elsewhere(defe
 
 
 @pytest.mark.parametrize("defense", QUICK, ids=lambda defense: defense.name)
+def test_a_watched_repair_is_the_same_as_one_that_nobody_watches(defense, victim):
+    outer = InputNoise(sigma=0.1).deploy(victim, TASK).eval()
+    seen: list[tuple[dict[str, Tensor], int, int]] = []
+
+    def watch(system: System, steps: int, samples: int) -> None:
+        assert type(system) is type(outer)
+        assert not any(module.training for module in system.modules())
+        torch.rand(3)  # a curious watcher
+        seen.append(({n: t.clone() for n, t in system.state_dict().items()}, steps, samples))
+
+    found = defense.recover(outer, Incident(CLEAN, NOBODY), replace(context(), watch=watch)).state_dict()
+    alone = repaired(defense, outer).state_dict()
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+    last = seen[-1][0]
+    assert all(torch.equal(found[name], last[name]) for name in last)
+    assert all(steps >= 0 and samples > 0 for _, steps, samples in seen)
+
+
+def test_a_repair_tells_the_steps_and_the_rows_that_it_took(victim):
+    def taken(defense: FineTuning | FinePruning | Unlearning) -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+        watching = replace(context(), watch=lambda system, *took: seen.append(took))
+        defense.recover(victim, Incident(CLEAN, NOBODY), watching)
+        return seen
+
+    n = len(CLEAN)
+    steps = -(-n // TASK.default.recipe.batch)
+    assert taken(FineTuning(epochs=2)) == [(steps, n)] * 2
+    assert taken(Unlearning(rounds=2, steps=3, epochs=1)) == [(0, 3 * n), (steps, n)] * 2
+    pruned = taken(FinePruning(epochs=1))
+    assert pruned[0] == (0, n)  # all rows rank or judge
+    assert set(pruned[1:-1]) == {(0, n // 2)}
+    assert pruned[-1] == (-(-((n + 1) // 2) // TASK.default.recipe.batch), (n + 1) // 2)
+
+
+@pytest.mark.parametrize("defense", QUICK, ids=lambda defense: defense.name)
 def test_the_layers_around_a_network_stay(defense, victim):
     outer = InputNoise(sigma=0.1).deploy(victim, TASK).eval()
     found = repaired(defense, outer)
@@ -251,7 +287,7 @@ def test_the_least_active_channels_go_and_the_one_too_many_comes_back(monkeypatc
         network[4].bias.copy_(torch.tensor([5.0, 1.0, 4.0, 0.5, 3.0, 2.0]))
     accuracies = iter([0.9, 0.9, 0.87, 0.85])  # at first, and after each channel that goes
     monkeypatch.setattr(fine_pruning, "correct", lambda network, data, ctx: next(accuracies))
-    monkeypatch.setattr(fine_pruning, "train", lambda network, data, recipe, rng: network)
+    monkeypatch.setattr(fine_pruning, "train", lambda network, data, recipe, rng, **more: network)
     found = repaired(FinePruning(), Bare(network)).module
     assert (found[4].bias == 0).nonzero().flatten().tolist() == [1, 3]
     assert torch.equal(found[4].bias[5], network[4].bias[5])
@@ -261,7 +297,7 @@ def test_the_least_active_channels_go_and_the_one_too_many_comes_back(monkeypatc
 def test_channels_are_ranked_and_checked_on_different_rows(monkeypatch):
     seen = {}
 
-    def spy(name, result, *given):
+    def spy(name, result, *given, **more):
         seen[name] = next(part for part in given if isinstance(part, Data)).ids
         return result
 
@@ -392,7 +428,7 @@ def one_small_trigger(monkeypatch):
         masks = [torch.full((1, 8, 8), 0.02 if label == 3 else 0.5 + 0.01 * label) for label in range(10)]
         return [Trigger(mask, torch.ones(1, 8, 8)) for mask in masks]
 
-    def spy(network, data, recipe, rng, *, perturb):
+    def spy(network, data, recipe, rng, *, perturb, watch):
         trained.append((perturb(network, data.x, data.y, torch.Generator().manual_seed(0)), data))
         return network
 

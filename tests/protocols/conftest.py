@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Attack, Defense, PoisonedData, Task
+from firstline.benchmark.core.contracts import Attack, Defense, Incident, PoisonedData, Task
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
 from firstline.benchmark.core.threat import Threat
-from firstline.benchmark.protocols.bench import Bench
+from firstline.benchmark.protocols.bench import Bench, Look, Mended
+from firstline.benchmark.protocols.recovery import traced
 
 CPU = torch.device("cpu")
 
@@ -40,12 +41,13 @@ class Fake:
 
 @dataclass
 class Made:
-    """A bench, the stages that it went through, and what was fitted to what."""
+    """A bench, the stages that it went through, what was fitted to what, and what there was to repair with."""
 
     bench: Bench
     served: Fake
     stages: list[str]
     fitted_to: list[PoisonedData | None]
+    incidents: list[Incident]
 
 
 def make(
@@ -68,11 +70,18 @@ def make(
     served = Fake(system or Blobs().best(), splits.train.ids if kept is None else kept, answer)
     stages: list[str] = []
     fitted_to: list[PoisonedData | None] = []
+    incidents: list[Incident] = []
 
     def fitted(poisoned: PoisonedData | None) -> Any:
         stages.append("fit")
         fitted_to.append(poisoned)
         return fit(poisoned) if fit else served
+
+    def repaired(fit: Fake, incident: Incident, look: Look) -> Mended:
+        trace, watch = traced(look)
+        found = bench.stack.repair(task, fit.system, incident, bench.rng.child("repair"), CPU, watch)
+        incidents.append(incident)
+        return Mended(Fake(found.system, fit.kept), trace)
 
     bench = Bench(
         task=task,
@@ -84,9 +93,10 @@ def make(
         device=CPU,
         examples=examples,
         fit=fitted,
+        repair=repaired,
         stage=stages.append,
     )
-    return Made(bench, served, stages, fitted_to)
+    return Made(bench, served, stages, fitted_to, incidents)
 
 
 @pytest.fixture(name="make")

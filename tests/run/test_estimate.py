@@ -58,3 +58,15 @@ def test_damaged_timings_are_as_none(tmp_path, new_cell, new_record, damage):
     assert read_timings(tmp_path) == {}
     add_timings(tmp_path, [new_record(new_cell())])
     assert read_timings(tmp_path)["fit blobs none"] == [3, 1]
+
+
+def test_a_repair_is_part_of_the_cell(tmp_path, new_cell, new_record):
+    record = new_record(new_cell())
+    repaired = record.model_copy(update={"cost": record.cost.model_copy(update={"repair_seconds": 2.0})})
+    for folder, made in (("plain", record), ("repaired", repaired)):
+        (tmp_path / folder).mkdir()
+        add_timings(tmp_path / folder, [made])
+    found = [
+        estimate([[new_cell()]], read_timings(tmp_path / folder), 1)[0] for folder in ("plain", "repaired")
+    ]
+    assert found[1] == found[0] + 2

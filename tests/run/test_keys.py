@@ -135,6 +135,7 @@ CELL = {
     "seed": lambda cell: replace(cell, seed=1),
     "examples": lambda cell: replace(cell, examples=65),
     "device": lambda cell: replace(cell, device="cuda"),
+    "fitted": lambda cell: replace(cell, fitted=cell.defense[:1]),
 }
 PARTS = {
     "task": lambda cell, change: replace(cell, task=change(cell.task)),
@@ -146,7 +147,7 @@ PARTS = {
 
 def test_no_field_of_a_cell_or_an_item_is_forgotten_here():
     assert {f.name for f in fields(Cell)} == {*CELL, "suite"}
-    assert {f.name for f in fields(Use)} == {*USE, *DISPLAYED}
+    assert {f.name for f in fields(Use)} == {*USE, *DISPLAYED, "hooks"}  # of which one counts, as told below
 
 
 @pytest.mark.parametrize("field", CELL)
@@ -306,3 +307,46 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch, asked, words):
     monkeypatch.setattr(keys, "GPU_DEVICES", ())
     with pytest.raises(FirstlineError, match=f"--device.*{words}"):
         keys.resolve_device(asked)
+
+
+def repaired(cell, *layers):
+    """Return cell with layers that only repair behind its own."""
+    more = tuple(replace(layer, hooks=("recover",)) for layer in layers)
+    return replace(cell, defense=(*cell.defense, *more), fitted=cell.defense)
+
+
+def test_a_layer_that_only_repairs_shares_the_fit_and_nothing_after_it(cell, new_use):
+    other = repaired(cell, new_use("mend"))
+    assert fit_key(other, poisoned=True) == fit_key(cell, poisoned=True)
+    assert fit_key(other) == fit_key(cell)
+    assert cell_key(other) != cell_key(cell)
+    shared, own = stage_keys(cell), stage_keys(other)
+    assert {name for name in shared if shared[name] == own[name]} == {"data", "poison", "fit"}
+    assert "repair" not in shared
+    assert len(set(own.values())) == len(own) == 6
+
+
+def test_a_repair_is_of_one_fit_by_its_layers_in_order_seen_on_so_many_examples(cell, new_use):
+    mend, patch = new_use("mend"), new_use("patch", k=1)
+    base = repaired(cell, mend, patch)
+    found = [
+        stage_keys(other)["repair"]
+        for other in (
+            base,
+            repaired(cell, patch, mend),
+            repaired(cell, mend),
+            repaired(cell, mend, replace(patch, settings={"k": 2})),
+            replace(base, seed=1),
+            replace(base, examples=65),
+            replace(base, fitted=cell.defense[:1]),
+            replace(base, attack=replace(cell.attack, version=9)),
+        )
+    ]
+    assert len(set(found)) == len(found)
+
+
+def test_where_a_repair_stands_in_the_stack_is_another_record_of_the_same_repair(cell, new_use):
+    base = repaired(cell, new_use("mend"))
+    first = replace(base, defense=base.defense[::-1])
+    assert cell_key(first) != cell_key(base)
+    assert stage_keys(first)["repair"] == stage_keys(base)["repair"]

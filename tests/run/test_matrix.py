@@ -36,6 +36,8 @@ CARDS = [
     defense("harder", "build", "train"),
     defense("sieve", "collect"),
     defense("blur", "deploy", inputs=("real",)),
+    defense("mend", "recover"),
+    defense("filter", "collect", "recover"),
     attack("climb", "evasion", ["gradients"], ["linf", "l2"], settings=[Setting("steps", "int", 40)]),
     attack("guess", "evasion", ["labels"], ["linf"]),
     attack("borrowed", "evasion", ["labels"], ["linf"], package="no_such", install="pip install no-such"),
@@ -278,3 +280,30 @@ def test_a_task_that_cannot_be_loaded_is_one_line(monkeypatch):
     monkeypatch.setattr(matrix, "create", lambda *_: Loaded(KeyError("column")))
     with pytest.raises(FirstlineError, match=r"task table can't be loaded: KeyError: 'column'"):
         made(block(), catalog=UNPINNED)
+
+
+@pytest.mark.parametrize(
+    ("stack", "fitted", "repairs"),
+    [
+        ("none", "", ""),
+        ("sober+sieve", "", ""),
+        ("mend", "none", "mend"),
+        ("mend(k=2)+mend", "none", "mend(k=2) mend"),
+        ("sober+mend+sieve", "sober sieve", "mend"),
+        ("none+mend", "none", "mend"),
+        ("filter", "", "filter"),
+        ("filter+mend", "filter", "filter mend"),
+    ],
+)
+def test_a_layer_that_only_repairs_is_not_fitted(stack, fitted, repairs):
+    (cell,) = made(block(defenses=stack, attacks="flip", threats=FLIPS)).cells
+    assert " ".join(layer.text for layer in cell.fitted) == fitted
+    assert " ".join(layer.text for layer in cell.repairs) == repairs
+
+
+def test_a_repair_of_nothing_is_skipped_with_the_reason():
+    found = made(block(defenses="mend sober+mend filter"))
+    assert [cell.defense_text for cell in found.cells] == ["filter"]
+    assert {skip.reason for skip in found.skips} == {
+        "mend repairs after a poisoning, and evasion cells have none"
+    }

@@ -1,14 +1,18 @@
 """From a cell to its record, and back."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from firstline.benchmark.core.catalog import Catalog
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.record import Cost
+from firstline.benchmark.core.ref import Ref
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.keys import cell_preimage, key
-from firstline.benchmark.run.recording import cell_of
+from firstline.benchmark.run.matrix import fitted, use
+from firstline.benchmark.run.recording import Job, cell_of, make_record
 from firstline.benchmark.run.store import Store
 
 
@@ -58,3 +62,16 @@ def test_an_item_that_is_gone_is_named(records, catalogue):
 
 def test_tags_of_every_layer_are_on_the_record(records):
     assert {tuple(r.tags) for r in records if r.defense_text == "none"} == {("reference",)}
+
+
+def test_the_record_of_a_repaired_system_leads_back_to_its_fit(catalogue, new_cell):
+    stack = tuple(use(catalogue.get("defense", name), Ref(name)) for name in ("input-noise", "fine-tuning"))
+    about = {
+        "task": use(catalogue.get("task", "digits"), Ref("digits")),
+        "attack": use(catalogue.get("attack", "badnets"), Ref("badnets")),
+    }
+    made = new_cell(stack, threat="poisoning/gray/backdoor:10%,train=100%")
+    cell = replace(made, fitted=fitted(stack, catalogue), **about)
+    record = make_record(cell, Job(Path("unused"), None), "2026-01-01T00:00:00Z", Cost())
+    assert [layer.name for layer in cell.fitted] == ["input-noise"]
+    assert cell_of(record, catalogue) == cell
