@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from firstline.benchmark.metrics.ranks import Rank, rank_intervals
 from firstline.benchmark.metrics.rates import holm, mcnemar
 from firstline.leaderboard.worst_case import Verdicts, paired
+
+if TYPE_CHECKING:
+    from firstline.benchmark.metrics.ranks import Rank
 
 LEVEL = 0.05
 
@@ -54,11 +56,13 @@ def told_apart(systems: Mapping[str, Mapping[int, Verdicts]]) -> set[frozenset[s
     return {frozenset(pair) for pair, adjusted in zip(pairs, holm(p), strict=True) if adjusted < LEVEL}
 
 
-def intervals(systems: Mapping[str, Mapping[int, Verdicts]]) -> dict[str, Rank]:
+def intervals(systems: Mapping[str, Mapping[int, Verdicts]]) -> "dict[str, Rank]":
     """Return which ranks each system (verdicts by seed) could as well have, with other examples of the same kind.
 
     Empty unless all met the same examples. The resamples are the same each time.
     """
+    from firstline.benchmark.metrics.ranks import rank_intervals  # Numba, which a summary doesn't wait for
+
     if len({examples(system) for system in systems.values()}) != 1:
         return {}
     held = [np.concatenate([system[seed].held for seed in sorted(system)]) for system in systems.values()]

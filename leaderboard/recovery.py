@@ -12,7 +12,6 @@ import numpy as np
 
 from firstline.benchmark.core.record import Record
 from firstline.benchmark.metrics.rates import Interval, wilson
-from firstline.benchmark.metrics.survival import restricted_mean
 from firstline.leaderboard.curves import HEIGHT, WIDTH
 
 CURVES = {"accuracy": "recovery_accuracy", "attack": "recovery_attack_success_rate"}  # by the line's class
@@ -60,6 +59,8 @@ def recovery(records: Iterable[Record]) -> Recovery | None:
     ill = [v for v in values if "recovered" in v and "repair_samples" in v]
     if not ill:
         return Recovery(means, lines, None, 0, None, 0.0)
+    from firstline.benchmark.metrics.survival import restricted_mean  # Numba, which only a page waits for
+
     well = np.array([v["recovered"] > 0 and "recovery_samples" in v for v in ill])
     times = np.array(
         [v["recovery_samples" if ok else "repair_samples"] for v, ok in zip(ill, well, strict=True)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.limits import LIMITS, Judged, Limit
 from firstline.benchmark.core.record import Gate, Metric, Record
 from firstline.benchmark.core.threat import Threat
-from firstline.benchmark.metrics.paired import mean_difference
-from firstline.benchmark.metrics.ranks import Rank
 from firstline.benchmark.metrics.rates import wilson
 from firstline.leaderboard import backdoor, curves, gate
 from firstline.leaderboard.crossed import Met, outdone
@@ -23,6 +21,9 @@ from firstline.leaderboard.curves import Curve
 from firstline.leaderboard.ranking import Place, examples, intervals, places, told_apart
 from firstline.leaderboard.recovery import Recovery, recovery
 from firstline.leaderboard.worst_case import Bools, Floats, Verdicts, judge, warded, worst
+
+if TYPE_CHECKING:
+    from firstline.benchmark.metrics.ranks import Rank
 
 Outcomes = Callable[[Record], Mapping[str, NDArray[Any]]]
 
@@ -110,7 +111,7 @@ class Row:
     clean: Estimate | None = None
     warded: Estimate | None = None
     place: Place | None = None
-    could_be: Rank | None = None
+    could_be: "Rank | None" = None
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -177,11 +178,12 @@ class Table:
         return curves.radii(threat) if threat and self.vector == "evasion" else ()
 
 
-def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
+def tables(records: Iterable[Record], outcomes: Outcomes, *, resampled: bool = True) -> list[Table]:
     """Return the tables of all records, by vector, task, threat model and number of examples.
 
     outcomes(record) loads the per-example arrays of an evasion record; if it raises, that cell has a problem
-    and its row no rank. The order of records doesn't matter.
+    and its row no rank. The order of records doesn't matter. Without resampled, rows lack what is found by
+    resampling, warded and could_be, and Numba is not loaded.
     """
     groups: dict[tuple[str, str, str, int], list[Record]] = {}
     for record in records:
@@ -189,7 +191,7 @@ def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
             record
         )
     ordered = sorted(groups, key=lambda at: (VECTORS.index(at[0]), *at[1:]))
-    found = {at: _evasion(groups[at], outcomes) for at in ordered if at[0] == "evasion"}
+    found = {at: _evasion(groups[at], outcomes, resampled) for at in ordered if at[0] == "evasion"}
     met = [one for _, one in found.values()]
     evasion = {
         at: replace(table, warnings=(*table.warnings, *outdone(one, met)))
@@ -200,15 +202,15 @@ def tables(records: Iterable[Record], outcomes: Outcomes) -> list[Table]:
 
 def evasion_table(records: Sequence[Record], outcomes: Outcomes) -> Table:
     """Return the table of one task and threat model, ranked by the worst case per example over attacks."""
-    return _evasion(records, outcomes)[0]
+    return _evasion(records, outcomes, resampled=True)[0]
 
 
-def _evasion(records: Sequence[Record], outcomes: Outcomes) -> tuple[Table, Met]:
+def _evasion(records: Sequence[Record], outcomes: Outcomes, resampled: bool) -> tuple[Table, Met]:
     grid = _Grid(records)
     systems: dict[str, dict[int, Verdicts]] = {}
     rows = []
     for defense in grid.defenses:
-        row, systems[defense] = _evasion_row(grid, defense, outcomes)
+        row, systems[defense] = _evasion_row(grid, defense, outcomes, resampled)
         rows.append(row)
     invalid, warnings = _strength(rows)
     chosen = {} if invalid else {row.defense: row for row in rows if not row.objections and row.score}
@@ -218,8 +220,9 @@ def _evasion(records: Sequence[Record], outcomes: Outcomes) -> tuple[Table, Met]
         warnings.append(
             "Not all defenses met the same examples; each pair is compared on those that it shares."
         )
-    could_be = intervals({defense: systems[defense] for defense in ranks})
-    rows = [replace(row, could_be=could_be.get(row.defense)) for row in rows]
+    if resampled:
+        could_be = intervals({defense: systems[defense] for defense in ranks})
+        rows = [replace(row, could_be=could_be.get(row.defense)) for row in rows]
     table = grid.table([ROBUST], ROBUST, rows, ranks, invalid, warnings)
     return table, Met(table.task, _threat(table.threat), records[0].examples, systems)
 
@@ -372,7 +375,9 @@ def failure(record: Record) -> str:
     return f"{record.error.type}: {first} (the {record.error.kind}, at stage {record.error.stage}{again})"
 
 
-def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, dict[int, Verdicts]]:
+def _evasion_row(
+    grid: _Grid, defense: str, outcomes: Outcomes, resampled: bool
+) -> tuple[Row, dict[int, Verdicts]]:
     cells, by_seed = [], dict[int, dict[str, Verdicts]]()
     for attack in grid.attacks:
         usable, problems = grid.cell(defense, attack)
@@ -400,7 +405,7 @@ def _evasion_row(grid: _Grid, defense: str, outcomes: Outcomes) -> tuple[Row, di
     # A random system may answer a clean input differently in each record: the first attack's is the sample.
     clean = _share([next(iter(by_seed[seed].values())).right for seed in together])
     score = _share([one.held for one in together.values()])
-    attempts = _warded(warded(by_seed[seed] for seed in together))
+    attempts = _warded(warded(by_seed[seed] for seed in together)) if resampled else None
     row = grid.row(defense, cells, objections=objections, score=score, clean=clean, warded=attempts)
     return row, together
 
@@ -491,6 +496,8 @@ def _warded(shares: Floats) -> Estimate | None:
     """The mean of shares (n,), one per example that could be attacked, None without any; it is always resampled alike."""
     if len(shares) == 0:
         return None
+    from firstline.benchmark.metrics.paired import mean_difference  # Numba, which a summary doesn't wait for
+
     rng = np.random.Generator(np.random.Philox(0))
     return Estimate(*mean_difference(shares, np.zeros(len(shares)), rng), len(shares))
 

@@ -44,7 +44,7 @@ def summarise(store: Store, records: "list[Record]") -> "list[Table]":
     """Print the tables of records, best first, and return them."""
     from firstline.leaderboard.table import tables
 
-    made = tables(records, store.outcomes)
+    made = tables(records, store.outcomes, resampled=False)
     for one in made:
         say(f"{one.task} · {one.threat}")
         say(table(*_rows(one)))
