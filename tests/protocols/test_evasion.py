@@ -121,28 +121,18 @@ class Idle(Evasion):
         return x
 
 
-@pytest.mark.parametrize(("asks", "eps"), [(0, 0.001), (0, 0.4), (1, 0.4)])
-def test_an_attack_that_moves_nothing_where_it_could_did_not_run(make, asks, eps):
-    with pytest.raises(ContractBroken, match="moved no input"):
-        evasion.run(make(Idle(asks), f"evasion/white/linf:{eps}").bench)
+@pytest.mark.parametrize("eps", [0.001, 0.4])
+def test_an_attack_that_asks_and_moves_nothing_did_not_run(make, eps):
+    with pytest.raises(ContractBroken, match="moved no input and asked nothing"):
+        evasion.run(make(Idle(0), f"evasion/white/linf:{eps}").bench)
 
 
-def test_an_attack_that_asked_and_found_nothing_to_move_counts(make):
+def test_an_attack_that_asked_and_moved_nothing_counts_and_is_told_where_noise_does_better(make):
     found = evasion.run(make(Idle(), "evasion/white/linf:0.001").bench)  # which nothing breaks
     assert found.metrics["robust_accuracy"].value == found.metrics["clean_accuracy"].value
-
-
-class Saturated(System):
-    """The best classifier with logits so far apart that the cross-entropy has no slope left."""
-
-    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
-        return Response(1e6 * self._inside().respond(x, rng).logits)
-
-
-def test_an_attack_that_a_lost_gradient_keeps_from_moving_counts(make):
-    found = evasion.run(make(Idle(), "evasion/white/linf:0.4", system=Saturated(Blobs().best())).bench)
-    assert found.diagnostics["weaker_than_noise"] > 0.02
-    assert found.gate.verdict != "pass"
+    weak = evasion.run(make(Idle(), "evasion/white/linf:0.4").bench)
+    assert weak.diagnostics["weaker_than_noise"] > 0.02
+    assert weak.gate.verdict == "warn"
 
 
 def test_accuracy_without_a_bound_is_asked_for_only_where_every_feature_may_move(make):
