@@ -46,7 +46,7 @@ def run(bench: Bench) -> Measured:
     bench.stage("craft")
     target = bench.target(served.system, len(drawn), bench.rng)
     allowed = region_of(bench.threat, drawn.x, bench.task.space, bench.rng)
-    adversarial = _crafted(attack, target, drawn, allowed, bench)
+    adversarial = crafted(attack, target, drawn, allowed, bench)
     watched, usual = (_watched(served, x, bench) for x in (adversarial, drawn.x))
     bench.stage("score")
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
@@ -102,7 +102,7 @@ def run(bench: Bench) -> Measured:
     )
 
 
-def _crafted(attack: Evasion, target: Target, drawn: Data, allowed: Region, bench: Bench) -> Tensor:
+def crafted(attack: Evasion, target: Target, drawn: Data, allowed: Region, bench: Bench) -> Tensor:
     """What the attack returns, checked against the threat model and as it will be scored."""
     space, threat = bench.task.space, bench.threat
     region = region_of(threat, drawn.x.clone(), space, bench.rng)

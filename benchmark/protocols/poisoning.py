@@ -31,7 +31,7 @@ def run(bench: Bench) -> Measured:
     drawn = test.rows(bench.draw("test", len(test), bench.examples))
     if len(drawn) == 0:
         raise ContractBroken("the task has no test example to score")
-    triggered = _triggered(poisoned, drawn, bench.task)
+    triggered = triggered_rows(poisoned, drawn, bench.task)
     served = fitted = bench.fit(poisoned)
     mended = None
     again: dict[str, Metric] = {}
@@ -133,7 +133,7 @@ def _overreach(made: PoisonedData, seen: Data, budget: int, task: Task) -> str |
     return None
 
 
-def _triggered(poisoned: PoisonedData, test: Data, task: Task) -> Data | None:
+def triggered_rows(poisoned: PoisonedData, test: Data, task: Task) -> Data | None:
     """The test examples outside the target class, with the trigger on, on the grid."""
     if poisoned.trigger is None or poisoned.target_class is None:
         return None
