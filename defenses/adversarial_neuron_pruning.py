@@ -121,7 +121,8 @@ class AdversarialNeuronPruning(Defense):
     with one that was chosen by the attack's success on test data, BadNets on CIFAR-10 fell to 0.7%, and accuracy
     from 91 to 84% (Wu et al. 2022, BackdoorBench, arXiv:2206.12654). Small networks may keep the
     backdoor: in the CNN for digits, of 148 units, BadNets fell from 100 to between 82 and 100% over three seeds,
-    Blended from 95 to between 10 and 41%.
+    Blended from 95 to between 10 and 41%. One with 576 normalised channels kept BadNets whole over two seeds,
+    with any threshold from 0.1 to 0.9 (1,000 iterations).
     """
 
     eps: float = 0.4
