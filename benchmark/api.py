@@ -23,6 +23,7 @@ from firstline.benchmark.core.errors import DataProblem, FirstlineError
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.losses import cross_entropies, dlr, margins
 from firstline.benchmark.core.norms import distance
+from firstline.benchmark.core.packages import require
 from firstline.benchmark.core.registry import attack, defense, task
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import INVALID, REFUSED, Bare, Certificate, Response, System
@@ -72,6 +73,7 @@ __all__ = [
     "isolated",
     "margins",
     "module_slope",
+    "require",
     "task",
     "train",
 ]

@@ -5,13 +5,13 @@ Source: Northcutt, Jiang & Chuang 2021, arXiv:1911.00068 (prune by noise rate).
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from firstline.benchmark.core.contracts import Context, Defense
 from firstline.benchmark.core.data import Data
-from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.packages import require
 from firstline.benchmark.core.registry import defense
 from firstline.defenses.judges import held_out_logits
 
@@ -30,8 +30,12 @@ class ConfidentLearning(Defense):
     folds: int = 5
 
     def __post_init__(self) -> None:
-        if find_spec("cleanlab") is None:
-            raise FirstlineError(f"{self.name} needs cleanlab: pip install 'firstline[poisoning]'")
+        require(self.name, self.facts())
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return the facts of a defense, the package that it needs, and how to install it."""
+        return {**super().facts(), "package": "cleanlab", "install": "pip install 'firstline[poisoning]'"}
 
     def collect(self, data: Data, ctx: Context) -> Data:
         """Return data without the rows that cleanlab takes for mislabelled."""

@@ -21,7 +21,7 @@ def _rounded(x: Tensor) -> Tensor:
     return straight_through(x, x.round())
 
 
-@defense("jpeg")
+@defense("jpeg", version=2)
 @dataclass(frozen=True)
 class JPEG(Defense):
     """Compress the inputs as a JPEG file of some quality, and decompress them.

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -27,6 +26,7 @@ from firstline.benchmark.core.data import InputSpace
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.norms import column
+from firstline.benchmark.core.packages import require
 from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import INVALID, REFUSED
@@ -85,8 +85,7 @@ class Peer(Attack, ABC):
     batch: int
 
     def __post_init__(self) -> None:
-        if find_spec(self.library.package) is None:
-            raise FirstlineError(f"{self.name} needs {self.library.title}: {self.library.install}")
+        require(self.name, self.facts())
 
     @classmethod
     def facts(cls) -> dict[str, Any]:

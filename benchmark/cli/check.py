@@ -13,6 +13,7 @@ from firstline.benchmark.cli.options import DataDir, Json
 from firstline.benchmark.cli.show_text import count, say, say_json
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError, not_found
+from firstline.benchmark.core.packages import absent
 
 SKIPPED = (
     "tests",
@@ -37,7 +38,8 @@ def check(
 ) -> None:
     """Run the contract checks on registered items, or on a plugin before it is installed.
 
-    Tasks whose data is not here are skipped, with the reason. Exits with 1 if a check fails.
+    Tasks whose data is not here, and items whose package is not installed, are skipped, with the reason.
+    Exits with 1 if a check fails.
     """
     from firstline.benchmark.contract.checks import Finding, findings
 
@@ -45,11 +47,14 @@ def check(
         for name, reason in catalog.discover(catalog.plugin_entries()).items():
             yield Finding(f"plugin {name}", "Can be imported", problem=reason)
         for kind, cls in _wanted(what):
+            where = f"{kind} {cls.name}", "Can be made with its default settings"
             try:
+                if missing := absent(cls.name, cls.facts()):
+                    yield Finding(*where, skipped=missing)
+                    continue
                 item = cls()
             except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-                yield Finding(f"{kind} {cls.name}", "Can be made with its default settings", problem=problem)
+                yield Finding(*where, problem=f"{type(error).__name__}: {error}")
                 continue
             yield from findings(item, kind, data_dir)
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from firstline.benchmark.core.catalog import Card, Catalog, create
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.packages import absent
 from firstline.benchmark.core.ref import Ref
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols.versions import VERSIONS
@@ -125,9 +125,9 @@ def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str
     idle = [card.name for card in stack if tuple(card.facts["hooks"]) == ("recover",)]
     if idle and threat.vector != "poisoning":
         return f"{idle[0]} repairs after a poisoning, and {threat.vector} cells have none"
-    package = attack.facts.get("package")
-    if package and find_spec(package) is None:
-        return f"{attack.name} needs {package}, which is not installed: {attack.facts['install']}"
+    for item in [attack, *stack]:
+        if reason := absent(item.name, item.facts):
+            return reason
     trainers = [card.name for card in stack if {"build", "train"} & set(card.facts["hooks"])]
     if len(trainers) > 1:
         return f"{' and '.join(trainers)} both train the network; a stack has one trainer"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from firstline.attacks.adapters import art, autoattack, foolbox, peer, torchattacks  # noqa: F401 - registered
 from firstline.attacks.evasion.pgd import PGD
 from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.core import packages
 from firstline.benchmark.core.contracts import Evasion, MinimalNorm
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import BudgetExhausted, FirstlineError
@@ -72,7 +73,7 @@ class Borrowed(peer.Peer):
 @pytest.fixture
 def borrow(monkeypatch):
     """Return a function that installs a library with one function, and returns the attack that calls it."""
-    monkeypatch.setattr(peer, "find_spec", lambda name: object())
+    monkeypatch.setattr(packages, "find_spec", lambda name: object())
     made: list[type[Evasion]] = []
     monkeypatch.setattr(peer, "attack", lambda name, tags: made.append)
 
@@ -340,12 +341,18 @@ def test_no_library_is_imported_to_know_what_is_there():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("foolbox:linf-pgd", r"foolbox:linf-pgd needs Foolbox: pip install 'firstline\[peers\]'"),
-        ("torchattacks:pgd", "torchattacks:pgd needs torchattacks: pip install --no-deps torchattacks"),
+        (
+            "foolbox:linf-pgd",
+            r"foolbox:linf-pgd needs foolbox, which is not installed: pip install 'firstline\[peers\]'",
+        ),
+        (
+            "torchattacks:pgd",
+            "torchattacks:pgd needs torchattacks, which is not installed: pip install --no-deps torchattacks",
+        ),
     ],
 )
 def test_an_attack_without_its_library_says_how_to_install_it(monkeypatch, name, said):
-    monkeypatch.setattr(peer, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(FirstlineError, match=said):
         PEERS[name]()
 

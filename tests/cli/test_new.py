@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from firstline.benchmark.core import packages
 from firstline.benchmark.run.store import Store
 
 
@@ -141,3 +142,13 @@ def test_an_installed_plugin_that_does_not_load_is_a_failed_check(cli, registeri
     listed = cli("list")
     assert listed.code == 0
     assert "plugin ill_plugin (ill_plugin) failed to load: ModuleNotFoundError" in listed.out
+
+
+@pytest.mark.parametrize("name", ["confident-learning", "foolbox:linf-pgd"])
+def test_an_item_whose_package_is_absent_is_skipped_with_the_reason(cli, catalogue, monkeypatch, name):
+    monkeypatch.setattr(packages, "find_spec", lambda package: None)
+    ran = cli("check", name)
+    assert ran.code == 0, ran
+    assert f"{name} needs " in ran.out
+    assert "which is not installed: pip install 'firstline[" in ran.out
+    assert "0 passed, 0 failed, 1 skipped" in ran.out

@@ -17,6 +17,7 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System
 from firstline.defenses import anti_backdoor_learning, fine_pruning, neural_cleanse
+from firstline.defenses.adversarial_neuron_pruning import AdversarialNeuronPruning
 from firstline.defenses.anti_backdoor_learning import AntiBackdoorLearning
 from firstline.defenses.fine_pruning import FinePruning, activity, last_channels, prune
 from firstline.defenses.fine_tuning import FineTuning
@@ -31,7 +32,12 @@ TASK = Digits()
 SPLITS = TASK.load(None)
 CLEAN = SPLITS.aux.rows(torch.arange(100))
 NOBODY = CLEAN.rows(torch.arange(0))
-QUICK = [FineTuning(epochs=1), FinePruning(epochs=1), Unlearning(rounds=1, epochs=1)]
+QUICK = [
+    FineTuning(epochs=1),
+    FinePruning(epochs=1),
+    Unlearning(rounds=1, epochs=1),
+    AdversarialNeuronPruning(iterations=20, threshold=0.9),
+]
 
 
 def context(seed: int = 0) -> Context:

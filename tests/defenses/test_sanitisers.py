@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.oracles import Blobs
+from firstline.benchmark.core import packages
 from firstline.benchmark.core.contracts import Context, Task
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import FirstlineError
@@ -158,10 +159,10 @@ def test_classes_without_rows_do_not_confuse_cleanlab():
 
 
 def test_without_cleanlab_the_extra_is_named(monkeypatch):
-    from firstline.defenses import confident_learning
-
-    monkeypatch.setattr(confident_learning, "find_spec", lambda name: None)
-    with pytest.raises(FirstlineError, match=r"needs cleanlab: pip install 'firstline\[poisoning\]'"):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(
+        FirstlineError, match=r"cleanlab, which is not .* pip install 'firstline\[poisoning\]'"
+    ):
         ConfidentLearning()
 
 

@@ -23,8 +23,8 @@ def attack(name, vector, needs, goals, inputs=("real",), settings=(), **facts):
     return card("attack", name, *settings, vector=vector, needs=needs, goals=goals, inputs=inputs, **facts)
 
 
-def defense(name, *hooks, inputs=("real", "tokens")):
-    return card("defense", name, Setting("k", "int", 1), hooks=list(hooks), inputs=inputs)
+def defense(name, *hooks, inputs=("real", "tokens"), **facts):
+    return card("defense", name, Setting("k", "int", 1), hooks=list(hooks), inputs=inputs, **facts)
 
 
 CARDS = [
@@ -38,6 +38,7 @@ CARDS = [
     defense("blur", "deploy", inputs=("real",)),
     defense("mend", "recover"),
     defense("filter", "collect", "recover"),
+    defense("lent", "collect", package="no_such_either", install="pip install no-such-either"),
     attack("climb", "evasion", ["gradients"], ["linf", "l2"], settings=[Setting("steps", "int", 40)]),
     attack("guess", "evasion", ["labels"], ["linf"]),
     attack("borrowed", "evasion", ["labels"], ["linf"], package="no_such", install="pip install no-such"),
@@ -178,7 +179,12 @@ def test_a_rule_that_excludes_nothing_known_is_explained(rule):
         pytest.param(
             block(attacks="borrowed"),
             "borrowed needs no_such, which is not installed: pip install no-such",
-            id="no library",
+            id="attack's package",
+        ),
+        pytest.param(
+            block(defenses="sober+lent"),
+            "lent needs no_such_either, which is not installed: pip install no-such-either",
+            id="package",
         ),
         pytest.param(
             block(attacks="copy", threats="extraction/black/scores:1k"),
