@@ -19,6 +19,7 @@ from firstline.benchmark.cli import (
     run,
     show,
     status,
+    stream,
     vulnerability,
 )
 from firstline.benchmark.core.errors import FirstlineError
@@ -39,6 +40,7 @@ app.command()(status.status)
 app.command()(compare.compare)
 app.command()(ablate.ablate)
 app.command()(vulnerability.vulnerability)
+app.command()(stream.stream)
 app.command()(leaderboard.leaderboard)
 app.command()(reproduce.reproduce)
 app.command()(check.check)
