@@ -32,6 +32,10 @@ COMMANDS = {
         ["vulnerability", "none", "--results", "{smoke}", "--examples", "16"],
         lambda found: {s["defense"] for s in found["systems"]} == {"none"} and found["data"],
     ),
+    "stream": (
+        ["stream", "none", "--attack=fgsm", "--seed=0", "--before=2", "--during=3"],
+        lambda found: [d["defense"] for d in found["defenses"]] == ["none", "instant oracle"],
+    ),
     "check": (["check", "fgsm"], lambda found: {f["item"] for f in found} == {"attack fgsm"}),
     "doctor": (["doctor", "--results", "{smoke}"], lambda found: {f["level"] for f in found} <= {"ok", "note"}),
     "reproduce": (
