@@ -14,9 +14,11 @@ from firstline.benchmark.core.outcome import Outcome
 from firstline.benchmark.core.record import Gate, Metric
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
-from firstline.benchmark.core.system import INVALID, System
-from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.system import INVALID, Response, System
+from firstline.benchmark.core.target import Target, asked
 from firstline.benchmark.core.threat import Threat
+
+BATCH = 512  # inputs per call of a system
 
 
 class Served(Protocol):
@@ -93,6 +95,11 @@ class Bench:
             aux=self.splits.aux,
             defense=str(self.stack),
         )
+
+    def watched(self, system: System, x: Tensor) -> Response:
+        """Return the answers to x (n, *shape) in the attack's own process, of a system that may know it is attacked."""
+        parts = (part.to(self.device, copy=True) for part in x.split(BATCH))
+        return asked(system.respond, parts, self.rng.torch("watched"), self.task.classes)
 
     def draw(self, name: str, available: int, count: int) -> Tensor:
         """Return count of the first `available` numbers, drawn without replacement and sorted.

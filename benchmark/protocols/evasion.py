@@ -20,8 +20,8 @@ from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import EvasionOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import INVALID, REFUSED, Response
-from firstline.benchmark.core.target import Target, asked, observed
+from firstline.benchmark.core.system import INVALID, REFUSED
+from firstline.benchmark.core.target import Target, observed
 from firstline.benchmark.metrics.resilience import drop
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.certificate import broken_certificates, certified, proven
@@ -47,7 +47,7 @@ def run(bench: Bench) -> Measured:
     target = bench.target(served.system, len(drawn), bench.rng)
     allowed = region_of(bench.threat, drawn.x, bench.task.space, bench.rng)
     adversarial = crafted(attack, target, drawn, allowed, bench)
-    watched, usual = (_watched(served, x, bench) for x in (adversarial, drawn.x))
+    watched, usual = (bench.watched(served.system, x) for x in (adversarial, drawn.x))
     bench.stage("score")
     answers = served.score(torch.cat([drawn.x, adversarial]), bench.rng.child("score"))
     clean, answer = answered(answers[: len(drawn)]), answers[len(drawn) :]
@@ -213,12 +213,6 @@ def curves(outcome: EvasionOutcome, eps: float) -> dict[str, list[tuple[float, f
         return {}
     radii = np.linspace(0, CURVE * eps, POINTS)
     return {"robust_accuracy": [(float(r), float((far > r * (1 + SLACK)).mean())) for r in radii]}
-
-
-def _watched(served: Served, x: Tensor, bench: Bench) -> Response:
-    """Answers of the system in the attack's own process, which saw the gradients."""
-    parts = (part.clone() for part in x.split(512))
-    return asked(served.system.respond, parts, bench.rng.torch("watched"), bench.task.classes)
 
 
 def _honest(served: Served, x: Tensor) -> Tensor:

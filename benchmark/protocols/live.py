@@ -19,7 +19,7 @@ from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.system import REFUSED, Response
-from firstline.benchmark.core.target import asked, observed
+from firstline.benchmark.core.target import observed
 from firstline.benchmark.metrics.checks import Bools, Floats
 from firstline.benchmark.protocols.bench import Bench, Mended, Served
 from firstline.benchmark.protocols.detection import acceptances
@@ -141,11 +141,11 @@ def _served(
     """One window, and its honest inputs."""
     honest = part if struck is None else part.rows(~torch.isin(part.ids, struck.data.ids))
     right, suspicion = _honest(bench, served, honest)
-    usual = _asked(bench, clean, honest.x).labels == honest.y
+    usual = bench.watched(clean.system, honest.x).labels == honest.y
     if struck is not None:
-        y, answer = struck.data.y, _asked(bench, served, struck.data.x)
+        y, answer = struck.data.y, bench.watched(served.system, struck.data.x)
         right = torch.cat([right, (answer.labels == y) | (answer.labels == REFUSED)])
-        usual = torch.cat([usual, _asked(bench, clean, struck.instead).labels == y])
+        usual = torch.cat([usual, bench.watched(clean.system, struck.instead).labels == y])
         suspicion = np.concatenate([suspicion, _suspicion(answer, struck.flagged)])
     alarmed = raised(suspicion)
     return Window(struck is not None, right.cpu().numpy(), usual.cpu().numpy(), alarmed), honest
@@ -153,7 +153,7 @@ def _served(
 
 def _honest(bench: Bench, served: Served, data: Data) -> tuple[Tensor, Floats]:
     """Which honest inputs are answered rightly, and how suspect they are to a monitor that has seen nothing else."""
-    answer = _asked(bench, served, data.x)
+    answer = bench.watched(served.system, data.x)
     watched = bench.threat.vector == "evasion" and "gradients" not in bench.threat.grants
     flagged = observed(deepcopy(served.system), data.x) if watched else torch.zeros_like(data.y) > 0
     return answer.labels == data.y, _suspicion(answer, flagged.cpu().numpy())
@@ -162,10 +162,6 @@ def _honest(bench: Bench, served: Served, data: Data) -> tuple[Tensor, Floats]:
 def _suspicion(answer: Response, flagged: Bools) -> Floats:
     accepted = acceptances(answer)
     return np.where(flagged, np.inf, 0.0 if accepted is None else -accepted)
-
-
-def _asked(bench: Bench, served: Served, x: Tensor) -> Response:
-    return asked(served.system.respond, [x.clone()], bench.rng.torch("watched"), bench.task.classes)
 
 
 def _watch(bench: Bench, served: Served, shape: Shape) -> Callable[[Floats], bool]:

@@ -15,7 +15,6 @@ from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED
-from firstline.benchmark.core.target import asked
 from firstline.benchmark.protocols import recovery
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.detection import Floats, acceptances, detection
@@ -146,8 +145,7 @@ def triggered_rows(poisoned: PoisonedData, test: Data, task: Task) -> Data | Non
 
 
 def _acceptances(served: Served, data: Data, bench: Bench) -> Floats | None:
-    parts = (part.to(bench.device, copy=True) for part in data.x.split(512))
-    return acceptances(asked(served.system.respond, parts, bench.rng.torch("watched"), bench.task.classes))
+    return acceptances(bench.watched(served.system, data.x))
 
 
 def measure(outcome: PoisoningOutcome, rng: np.random.Generator) -> dict[str, Metric]:

@@ -21,7 +21,6 @@ from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED, Bare, System, innermost, opened
-from firstline.benchmark.core.target import asked
 from firstline.benchmark.core.training import train
 from firstline.benchmark.metrics.resilience import recovery_loss, recovery_time, security_area
 from firstline.benchmark.protocols.bench import Bench, Look, Point, Sight
@@ -40,7 +39,6 @@ RELAPSE_ROWS, RELAPSE_EPOCHS = (
     8,
 )  # fresh poisons, and how long the system is tuned on them with the clean rows
 ROUNDING = 1e-9
-BATCH = 512
 
 CURVES = ("recovery_accuracy", "recovery_attack_success_rate", "recovery_robust_accuracy")  # as in Sight
 
@@ -73,9 +71,7 @@ def look(bench: Bench, drawn: Data, triggered: Data | None, target: int | None) 
 
 
 def _answers(bench: Bench, system: System, x: Tensor) -> Ints:
-    parts = (part.to(bench.device, copy=True) for part in x.split(BATCH))
-    found = asked(system.respond, parts, bench.rng.torch("watched"), bench.task.classes)
-    return np.asarray(found.labels.cpu().numpy(), np.int64)
+    return np.asarray(bench.watched(system, x).labels.cpu().numpy(), np.int64)
 
 
 def sight(
