@@ -2,7 +2,8 @@
 
 The official test set is the test split, in its order. The official training set is shuffled once and for all
 and cut into train and aux, the attacker's 10,000 images. The setting grid=False leaves 8-bit rounding out,
-for papers whose attacks return real-valued pixels; the data are the same.
+for papers whose attacks return real-valued pixels; the data are the same. limit keeps the first so many images of
+train, 0 all of them; network names the architecture that is the default, the first one if it is empty.
 
 Sources: LeCun, Bottou, Bengio & Haffner 1998 (MNIST); Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747
 (Fashion-MNIST); Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).
@@ -11,7 +12,8 @@ Sources: LeCun, Bottou, Bengio & Haffner 1998 (MNIST); Xiao, Rasul & Vollgraf 20
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -22,11 +24,11 @@ from numpy.typing import NDArray
 
 from firstline.benchmark.core.contracts import Architecture, Task
 from firstline.benchmark.core.data import Data, InputSpace, Splits
-from firstline.benchmark.core.errors import DataProblem
+from firstline.benchmark.core.errors import DataProblem, FirstlineError, not_found
 from firstline.benchmark.core.places import cache_folder
 from firstline.benchmark.core.registry import task
 from firstline.benchmark.core.training import Recipe
-from firstline.tasks.networks import lenet5, mlp, resnet, small_cnn
+from firstline.tasks.networks import lenet5, mlp, normalised_cnn, resnet, small_cnn
 from firstline.tasks.splits import cause, shuffled, verified
 
 AUX = 10_000  # images of the official training set that become the attacker's
@@ -47,6 +49,25 @@ class _TorchVision(Task):
     files: ClassVar[tuple[str, ...]]  # for what
 
     grid: bool = True
+    limit: int = 0
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise FirstlineError(f"{self}: limit is a number of training images, or 0 for all of them")
+        if self.network and self.network not in self.networks:
+            raise not_found(f"network of {self.name}", self.network, self.networks)
+
+    @property
+    @abstractmethod
+    def networks(self) -> Mapping[str, Architecture]:
+        """The networks that are customary here, the default first."""
+
+    @property
+    def architectures(self) -> Mapping[str, Architecture]:
+        """The same, the one that the setting names first."""
+        known = self.networks
+        return {self.network: known[self.network], **known} if self.network else known
 
     @property
     def space(self) -> InputSpace:  # type: ignore[override] # a property where the grid is a setting
@@ -81,7 +102,12 @@ class _TorchVision(Task):
                 f"{self.name}: the files in {root / self.place} can't be read ({cause(error)}); "
                 f"get the original ones: {remedy}"
             ) from None
-        return verified(splits, self.fingerprint, f"{self.name} in {root / self.place}")
+        whole = verified(splits, self.fingerprint, f"{self.name} in {root / self.place}")
+        return (
+            replace(whole, train=whole.train.rows(torch.arange(min(self.limit, len(whole.train)))))
+            if self.limit
+            else whole
+        )
 
     def _splits(self, root: Path) -> Splits:
         pixels, labels = self._read(root, train=True)
@@ -158,8 +184,8 @@ class _Grey(_TorchVision):
     )
 
     @property
-    def architectures(self) -> Mapping[str, Architecture]:
-        """The small CNN of Wong & Kolter 2018, an MLP, and a LeNet5.
+    def networks(self) -> Mapping[str, Architecture]:
+        """The small CNN of Wong & Kolter 2018, an MLP, a LeNet5, and a CNN with batch normalisation.
 
         The small CNN learns by the schedule of Wong, Rice & Kolter 2020 (arXiv:2001.03994, the authors' code for
         MNIST): its slow rise is what one-step adversarial training at eps 0.3 needs.
@@ -170,6 +196,9 @@ class _Grey(_TorchVision):
             ),
             "mlp": Architecture(lambda: mlp(784, 10, (256, 256)), Recipe(epochs=10, rate=1e-3)),
             "lenet5": Architecture(lenet5, Recipe(epochs=5, rate=1e-3)),
+            "normalised-cnn": Architecture(
+                lambda: normalised_cnn(self.shape, 10), Recipe(epochs=10, rate=1e-3)
+            ),
         }
 
 
@@ -213,6 +242,6 @@ class Cifar10(_TorchVision):
     files = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 
     @property
-    def architectures(self) -> Mapping[str, Architecture]:
+    def networks(self) -> Mapping[str, Architecture]:
         """ResNet-10 of width 32, the ResNet-18 of CIFAR-10 papers, and a small CNN."""
         return residual(self.shape, self.classes)

@@ -21,6 +21,9 @@ from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Recipe
 
 
+NOBODY = torch.empty(0, dtype=torch.int64)  # the ids of no row
+
+
 class Item:
     """A registered thing. `name`, `version` and `tags` are set by the decorator."""
 
@@ -112,12 +115,14 @@ class Context:
 
     A repair calls watch with the system as it is now, in evaluation mode, and the optimiser steps and the rows of
     clean data (a row counts as often as it is read) that it took since the last call. It learns nothing from that.
+    poisoned is empty, except for `collect` of a control, which is told the ids of the poisoned rows.
     """
 
     task: Task
     rng: Streams
     device: torch.device
     watch: Callable[[System, int, int], None] = unwatched
+    poisoned: Tensor = NOBODY
 
 
 HOOKS = ("collect", "build", "train", "deploy", "calibrate", "recover")

@@ -7,7 +7,7 @@ from time import process_time
 import torch
 from torch import nn
 
-from firstline.benchmark.core.contracts import Context, Defense, Incident, Task, initialise
+from firstline.benchmark.core.contracts import NOBODY, Context, Defense, Incident, Task, initialise
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.rng import Streams
@@ -64,12 +64,19 @@ class Stack:
         """Return the deployed system with weights still to be read in."""
         return self.assemble(task, initialise(lambda: self.trainer().build(task), Streams(0)))[-1]
 
-    def fit(self, task: Task, data: Data, rng: Streams, device: torch.device) -> Fitted:
-        """Return the system fitted to data, in evaluation mode and frozen."""
+    def fit(
+        self, task: Task, data: Data, rng: Streams, device: torch.device, poisoned: torch.Tensor = NOBODY
+    ) -> Fitted:
+        """Return the system fitted to data, in evaluation mode and frozen.
+
+        poisoned are the ids of poisoned rows. Layers that are controls are told them, and no others.
+        """
         start = process_time()
         for layer in self.layers:
             before = len(data)
-            data = layer.collect(data, Context(task, rng.child("collect", layer.name), device))
+            told = poisoned if "control" in layer.tags else NOBODY
+            about = Context(task, rng.child("collect", layer.name), device, poisoned=told)
+            data = layer.collect(data, about)
             if not isinstance(data, Data) or len(data) == 0:
                 raise ContractBroken(f"{layer.name}: collect left no training data of {before} rows")
         trainer = self.trainer()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from firstline.benchmark.core.catalog import create
-from firstline.benchmark.core.contracts import Attack, Incident, PoisonedData, Task
+from firstline.benchmark.core.contracts import NOBODY, Attack, Incident, PoisonedData, Task
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.errors import BudgetExhausted, DataProblem, FirstlineError, SystemFailed
 from firstline.benchmark.core.record import Cost, Failure, Record
@@ -246,7 +246,8 @@ def _fit(
         state, facts = _stored(group.store, key)
         if not state:
             data = splits.train if poisoned is None else poisoned.data
-            fitted = stack.fit(task, data, rng.child("fit"), group.device)
+            told = NOBODY if poisoned is None else poisoned.poisoned
+            fitted = stack.fit(task, data, rng.child("fit"), group.device, told)
             state = fitted.system.state_dict()
             facts = {"seconds": fitted.seconds, "kept": fitted.kept.tolist()}
             group.store.save_fit(key, state, facts)
