@@ -20,7 +20,6 @@ from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Recipe
 
-
 NOBODY = torch.empty(0, dtype=torch.int64)  # the ids of no row
 
 
