@@ -52,6 +52,15 @@ def explained(path: Path) -> Iterator[None]:
         ) from None
 
 
+def small(array: "NDArray[Any]") -> "NDArray[Any]":
+    """Return a copy of array in the smallest signed type that holds its numbers, if they are signed integers."""
+    if array.dtype.kind != "i" or not array.size:
+        return array.copy()
+    least, most = int(array.min()), int(array.max())
+    bits = 1 + max(most, -least - 1).bit_length()
+    return array.astype(f"int{next(size for size in (8, 16, 32, 64) if bits <= size)}", order="C")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write data to path so that readers see all of it or nothing. Raises Unwritable where it can't."""
     with explained(path):
@@ -138,7 +147,7 @@ class Store:
         from firstline.benchmark.core.record import OutcomeFile
 
         if arrays is not None:
-            data = save({name: array.copy() for name, array in arrays.items()})
+            data = save({name: small(array) for name, array in arrays.items()})
             path = self.outcomes_path(record.key)
             write_whole(path, data)
             file = OutcomeFile(
@@ -151,7 +160,10 @@ class Store:
         return record
 
     def outcomes(self, record: "Record") -> "dict[str, NDArray[np.generic]]":
-        """Return the per-example arrays of a record. Raises Damaged where they are missing or changed."""
+        """Return the per-example arrays of a record, integers as int64 again.
+
+        Raises Damaged where they are missing or changed.
+        """
         from safetensors.numpy import load
 
         if record.outcomes is None:
@@ -167,7 +179,10 @@ class Store:
             raise Damaged(
                 f"{path} was changed since it was written; delete the record and run the cell again"
             )
-        return dict(load(data))
+        return {
+            name: array.astype("int64") if array.dtype.kind == "i" else array
+            for name, array in load(data).items()
+        }
 
     def save_fit(self, key: str, state: "dict[str, Tensor]", facts: dict[str, Any]) -> None:
         """Store a fitted system's tensors; facts (plain data) is written last and marks it whole."""

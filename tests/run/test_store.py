@@ -13,7 +13,7 @@ import torch
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import OutcomeFile
 from firstline.benchmark.run import store as module
-from firstline.benchmark.run.store import STALE, Damaged, Store, Unwritable, write_whole
+from firstline.benchmark.run.store import STALE, Damaged, Store, Unwritable, small, write_whole
 
 ARRAYS = {"ids": np.arange(4), "answer": np.array([1, 0, -1, 2]), "score": np.linspace(0, 1, 4)}
 FIT = "f1" * 32
@@ -346,3 +346,21 @@ def test_a_record_is_found_by_the_start_of_its_key(store, new_cell, new_record):
         store.find("")
     with pytest.raises(FirstlineError, match=r"no record in .* begins with 'xyz'"):
         store.find("xyz")
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+def test_integers_are_stored_in_the_smallest_type_that_holds_them(size):
+    least, most = -(2 ** (size - 1)), 2 ** (size - 1) - 1
+    for values in ([least, most], [least], [most], [0, least]):
+        array = np.array(values, dtype=np.int64)
+        assert small(array).dtype == np.dtype(f"int{size}")
+        np.testing.assert_array_equal(small(array).astype(np.int64), array)
+    if size < 64:
+        assert small(np.array([most + 1])).dtype.itemsize == 2 * size // 8
+        assert small(np.array([least - 1])).dtype.itemsize == 2 * size // 8
+
+
+@pytest.mark.parametrize("array", [np.zeros(0, np.int64), np.array([0.5, np.nan]), np.array([True, False])])
+def test_what_is_no_row_of_integers_keeps_its_type(array):
+    assert small(array).dtype == array.dtype
+    np.testing.assert_array_equal(small(array), array)

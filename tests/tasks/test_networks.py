@@ -9,13 +9,22 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from firstline.benchmark.core.data import InputSpace
-from firstline.tasks.networks import Standardise, bag_of_tokens, encoded_mlp, mlp, resnet, small_cnn
+from firstline.tasks.networks import (
+    Standardise,
+    bag_of_tokens,
+    encoded_mlp,
+    mlp,
+    normalised_cnn,
+    resnet,
+    small_cnn,
+)
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 NETWORKS = {
     "mlp": (lambda: mlp(64, 7), (1, 8, 8)),
     "small-cnn, grey": (lambda: small_cnn((1, 28, 28), 7), (1, 28, 28)),
     "small-cnn, odd sides": (lambda: small_cnn((3, 9, 14), 7), (3, 9, 14)),
+    "normalised-cnn": (lambda: normalised_cnn((3, 9, 14), 7), (3, 9, 14)),
     "resnet": (lambda: resnet(3, 7, (1, 1, 1, 1), 8), (3, 32, 32)),
     "standardise": (lambda: nn.Sequential(Standardise((0.5,), (0.2,), 3), mlp(16, 7)), (1, 4, 4)),
 }
@@ -43,6 +52,8 @@ def test_the_gradient_reaches_the_input_and_every_parameter(name):
     ("network", "count"),
     [
         (small_cnn((1, 28, 28), 10), 166_406),  # Wong & Kolter 2018: 272 + 8,224 + 156,900 + 1,010
+        # 160 + 4,640 in convolutions, 96 of normalisation, 200,832 + 1,290 in linear layers
+        (normalised_cnn((1, 28, 28), 10), 207_018),
         (resnet(3, 10), 11_173_962),  # the ResNet-18 of CIFAR-10 papers
         (mlp(4, 3, (5,)), 43),
         (bag_of_tokens(100, 2, 8, 4), 100 * 8 + 9 * 4 + 5 * 2),

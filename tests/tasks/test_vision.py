@@ -18,7 +18,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, MNIST
 
-from firstline.benchmark.core.errors import DataProblem
+from firstline.benchmark.core.errors import DataProblem, FirstlineError
 from firstline.tasks import vision
 from firstline.tasks.breast_cancer import BreastCancer
 from firstline.tasks.digits import Digits
@@ -158,6 +158,32 @@ def test_without_grid_the_data_are_the_same_and_rounding_is_off(small):
     x = torch.full((1, *task.space.shape), 0.3333)
     assert torch.equal(real.space.round(x), x)
     assert not torch.equal(task.space.round(x), x)
+
+
+def test_a_limit_keeps_the_first_training_images_and_nothing_else_changes(small):
+    task, folder = small
+    whole, part = task.load(folder), type(task)(limit=7).load(folder)
+    assert torch.equal(part.train.ids, whole.train.ids[:7])
+    assert torch.equal(part.train.x, whole.train.x[:7])
+    assert len(part.test) == len(whole.test)
+    assert len(part.aux) == len(whole.aux)
+    assert len(type(task)(limit=10**6).load(folder).train) == len(whole.train)
+
+
+def test_a_network_that_is_named_is_the_default_and_the_others_stay(small):
+    task, _ = small
+    for name, architecture in task.architectures.items():
+        named = type(task)(network=name)
+        assert next(iter(named.architectures)) == name
+        assert named.default.recipe == architecture.recipe
+        assert str(named.default.build()) == str(architecture.build())
+        assert sorted(named.architectures) == sorted(task.architectures)
+
+
+@pytest.mark.parametrize("wrong", [{"limit": -1}, {"network": "perceptron"}])
+def test_settings_that_make_no_sense_are_refused(small, wrong):
+    with pytest.raises(FirstlineError, match=r"limit is a number|no network of"):
+        type(small[0])(**wrong)
 
 
 def test_each_architecture_answers_for_every_class(small):
