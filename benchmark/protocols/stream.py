@@ -19,6 +19,7 @@ from firstline.benchmark.metrics.roc import auc
 from firstline.benchmark.metrics.survival import restricted_mean
 
 TOLERANCE = 0.1  # of accuracy below the usual: back in service; two inputs of a window of 25
+LASTING = 3  # windows to the end that are back in service: one or two may be chance
 RESAMPLES = 1000  # windows of honest traffic that the alarm is set on
 ROUNDING = 1e-9
 
@@ -98,12 +99,12 @@ def alarm(calibration: Floats, size: int, fpr: float, rng: np.random.Generator) 
     return raised
 
 
-def course(windows: Sequence[Window], tolerance: float = TOLERANCE) -> Course:
+def course(windows: Sequence[Window], tolerance: float = TOLERANCE, lasting: int = LASTING) -> Course:
     """Return what a stream went through, in which one run of windows is attacked.
 
-    Service is back at the first window from which it stays within tolerance of the usual to the end. An alarm in
-    that run detects the attack, every other one is false. Raises ValueError where no window comes before the run,
-    or there is none, or more than one.
+    Service is back at the first window from which it stays within tolerance of the usual to the end, if that is at
+    least `lasting` windows. An alarm in that run detects the attack, every other one is false. Raises ValueError
+    where no window comes before the run, or there is none, or more than one.
     """
     attacked = np.array([window.attacked for window in windows], np.bool_)
     places = attacked.nonzero()[0]
@@ -116,6 +117,7 @@ def course(windows: Sequence[Window], tolerance: float = TOLERANCE) -> Course:
     lacking = np.array([window.right.mean() - window.usual.mean() for window in windows])
     back = recovery_time(lacking[start:], baseline=0.0, tolerance=tolerance + ROUNDING)
     horizon = len(windows) - start
+    recovered = back + lasting <= horizon
     first = windows[start]
     return Course(
         drop=drop(float(first.usual.mean()), float(first.right.mean())),
@@ -124,8 +126,8 @@ def course(windows: Sequence[Window], tolerance: float = TOLERANCE) -> Course:
         inputs=sum(len(window.right) for window in windows[start : start + delay + detected]),
         false_alarms=int(found.false_alarms[0] + alarms[end:].sum()),
         calm=int((~attacked).sum()),
-        recovered=bool(np.isfinite(back)),
-        recovery=int(min(back, horizon)),
+        recovered=recovered,
+        recovery=int(back) if recovered else horizon,
         loss=recovery_loss(np.arange(horizon + 1), lacking[start - 1 :], baseline=0.0),
         horizon=horizon,
         service=tuple(float(window.right.mean()) for window in windows),

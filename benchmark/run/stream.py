@@ -8,7 +8,7 @@ from statistics import mean
 import torch
 
 from firstline.benchmark.core.catalog import Catalog, create
-from firstline.benchmark.core.contracts import Attack, Incident, PoisonedData
+from firstline.benchmark.core.contracts import NOBODY, Attack, Incident, PoisonedData
 from firstline.benchmark.core.data import Splits
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.ref import Ref, parse_stack
@@ -66,8 +66,25 @@ def streams(
 ) -> list[Run]:
     """Return the runs of each defense, and those of the instant oracle after those of `none`.
 
-    The oracle is what `none` is up to the first attacked window, and then what it is without the attack.
+    The oracle is what `none` is up to the first attacked window, and then what it is without the attack. All of it
+    is computed by one thread, since the last digits depend on their number.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _streams(blueprints, attack, threat, seeds, shape, folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _streams(
+    blueprints: Iterable[Blueprint],
+    attack: Use,
+    threat: Threat,
+    seeds: Sequence[int],
+    shape: Shape,
+    folder: Path | None,
+) -> list[Run]:
     made = create("attack", attack.name, attack.settings)
     assert isinstance(made, Attack)
     found: list[Run] = []
@@ -149,8 +166,8 @@ def _bench(
     rng, device = Streams(seed).child(task.name), torch.device(blueprint.device)
 
     def fit(poisoned: PoisonedData | None) -> Fit:
-        data = splits.train if poisoned is None else poisoned.data
-        made = stack.fit(task, data, rng.child("fit"), device)
+        data, told = (splits.train, NOBODY) if poisoned is None else (poisoned.data, poisoned.poisoned)
+        made = stack.fit(task, data, rng.child("fit"), device, told)
         return Fit(made.system, made.kept, made.seconds, task.classes, blueprint.device, None)
 
     def repair(served: Served, incident: Incident, look: Look) -> Mended:

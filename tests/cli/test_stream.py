@@ -24,6 +24,21 @@ def test_the_brackets_stand_beside_the_defense():
     assert found["runs"] == json.loads(outcome(*WAVE, "--json").stdout)["runs"]
 
 
+def test_a_backdoored_update_costs_nothing_to_who_leaves_out_its_poison():
+    update = ("-a", "badnets", "-m", "poisoning/gray/backdoor:10%,train=100%", "--seed", "0", "--before", "2")
+    found = json.loads(outcome("stream", "perfect-filter", "strip+fine-tuning", *update, "--json").stdout)
+    rows = {row["defense"]: row for row in found["defenses"]}
+    none, clean, mended = (rows[name] for name in ("none", "perfect-filter", "strip+fine-tuning"))
+    assert none["summary"]["recovered"]["value"] == 0
+    assert none["summary"]["loss"] > 0.2
+    assert clean["summary"]["recovered"]["value"] == 1
+    assert abs(clean["summary"]["loss"]) < 0.03
+    assert mended["summary"]["detected"]["value"] == 1
+    assert mended["samples"] > 0
+    assert 0 <= mended["relapse"] <= 1
+    assert (none["samples"], none["relapse"]) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,9 +1,14 @@
 """Streams of windows in closed form: steps down and up, relapses, alarms early, late and never."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from firstline.benchmark.protocols.stream import Window, alarm, course, oracle, summary
+from firstline.benchmark.protocols import stream as protocol
+from firstline.benchmark.protocols.stream import Window, alarm, oracle, summary
+
+course = partial(protocol.course, lasting=1)  # the streams here are short
 
 ATTACKED = (False, False, True, True, True, False)
 
@@ -38,6 +43,13 @@ def test_what_never_recovers_is_censored_at_the_end():
 def test_a_relapse_puts_the_recovery_off():
     assert course(stream(10, 10, 5, 10, 5, 10)).recovery == 3
     assert not course(stream(10, 10, 5, 10, 10, 5)).recovered
+
+
+def test_what_is_back_too_late_to_last_is_censored():
+    late = stream(10, 10, 5, 5, 10, 10)
+    assert protocol.course(late, lasting=2).recovery == 2
+    found = protocol.course(late, lasting=3)
+    assert (found.recovered, found.recovery) == (False, 4)
 
 
 def test_what_never_leaves_has_recovered_at_once_and_lost_nothing():
