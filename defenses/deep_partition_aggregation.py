@@ -15,6 +15,7 @@ from firstline.benchmark.core.contracts import Context, Defense, Task
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.registry import defense
+from firstline.benchmark.core.system import Bare, Certificate, System
 
 SOFT = 0.1  # temperature of the base learners' scores, in [0, 1], where an attacker climbs them
 
@@ -94,13 +95,26 @@ class Voters(nn.Module):
         return logits + (soft - soft.detach())
 
 
-@defense("deep-partition-aggregation")
+class Voting(System):
+    """Answers as the voters do, and proves how many rows of training data can't change an answer."""
+
+    def certify(self, x: Tensor, norm: str, rng: torch.Generator) -> Certificate | None:
+        """Return the answers and radii of `Voters.certified` in rows of training data, as norm 'rows' asks."""
+        inner = self._inside()
+        if norm != "rows" or not isinstance(inner, Bare):
+            return None
+        assert isinstance(inner.module, Voters)
+        answers, rows = inner.module.certified(x)
+        return Certificate(answers, rows.to(x.dtype))
+
+
+@defense("deep-partition-aggregation", version=2)
 @dataclass(frozen=True)
 class DeepPartitionAggregation(Defense):
     """Split the training data by a hash of the inputs, fit a classifier to each part, and let them vote.
 
     Claims a proof: of each answer, how many rows of the training data can be added, taken away or relabelled, in
-    whatever way, without changing it (`Voters.certified`). Known to cost accuracy, since each classifier sees one
+    whatever way, without changing it; no proof is left where a layer below changes inputs. Known to cost accuracy, since each classifier sees one
     part of the data, and to prove nothing about test-time changes: a trigger is no poison to linear voters that
     never saw it, but an adversarial example is one to all. The classifiers here are linear, with a ridge penalty, on
     features as shares of their ranges, codes of categories too. partitions is 50 as for CIFAR-10 in the paper,
@@ -117,6 +131,10 @@ class DeepPartitionAggregation(Defense):
         if self.partitions < 1 or self.penalty <= 0:
             raise FirstlineError(f"{self}: partitions must be at least 1, and penalty above 0")
         return Voters(task.space, task.classes, self.partitions)
+
+    def deploy(self, system: System, task: Task) -> System:
+        """Return system with its proof."""
+        return Voting(system)
 
     def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
         """Return module with each voter fitted to its part of data. Only what the rows hold counts, not their order."""

@@ -73,6 +73,9 @@ class PoisoningOutcome(Outcome):
     the target class, with the trigger on, for backdoors, triggered_clean_answer that of the system without poison;
     *_acceptance, for systems that refuse, are of the system fitted with poison, and below 0 where it does. Where the
     stack repairs it, all these are of the repaired system, and *_before_repair are answers of the fitted one.
+    certified_rows, for systems that prove it, is how many rows of training data can't change the clean answer, in
+    whatever way they are added, taken away or relabelled; certified_against, one number, is how many of these
+    changes the poison is: a row whose input changes is two, one that goes and one that comes.
     """
 
     vector = "poisoning"
@@ -91,6 +94,8 @@ class PoisoningOutcome(Outcome):
     triggered_acceptance: Floats | None = None
     answer_before_repair: Ints | None = None
     triggered_answer_before_repair: Ints | None = None
+    certified_rows: Ints | None = None
+    certified_against: Ints | None = None
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from torch import Tensor
 from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
-from firstline.benchmark.core.outcome import PoisoningOutcome
+from firstline.benchmark.core.limits import judge
+from firstline.benchmark.core.outcome import Bools, Ints, PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED
 from firstline.benchmark.protocols import recovery
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
+from firstline.benchmark.protocols.certificate import certified
 from firstline.benchmark.protocols.detection import Floats, acceptances, detection
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -51,6 +53,10 @@ def run(bench: Bench) -> Measured:
 
     before, after = score(clean), score(served)
     poisonous = score(fitted) if mended else None
+    # A filter may answer to one poisoned row with many others: what is proved holds for what it leaves.
+    filters = any("collect" in layer.facts()["hooks"] for layer in bench.stack.layers)
+    chance = bench.rng.torch("certify")
+    proved = None if filters else certified(clean.system, inputs[0], "rows", chance)
     bench.stage("measure")
     outcome = PoisoningOutcome(
         ids=drawn.ids.numpy(),
@@ -70,12 +76,17 @@ def run(bench: Bench) -> Measured:
         triggered_answer_before_repair=None
         if poisonous is None or triggered is None
         else poisonous[len(drawn) :].numpy(),
+        certified_rows=None if proved is None else proved.radii.long().cpu().numpy(),
+        certified_against=None if proved is None else np.array([changes(bench.splits.train, poisoned.data)]),
     )
-    metrics = measure(outcome, bench.rng.numpy("bootstrap"))
-    if mended is None:
-        return Measured(outcome=outcome, metrics=metrics)
-    more, curves = recovery.measure(outcome, mended.trace)
-    return Measured(outcome=outcome, metrics=metrics | more | again, curves=curves)
+    metrics, curves = measure(outcome, bench.rng.numpy("bootstrap")), certified_curve(outcome)
+    if mended is not None:
+        more, traced = recovery.measure(outcome, mended.trace)
+        metrics, curves = metrics | more | again, curves | traced
+    if proved is None or mended is not None:
+        return Measured(outcome=outcome, metrics=metrics, curves=curves)
+    own = {"broken_certificates": float(disproved(outcome).mean())}
+    return Measured(outcome=outcome, metrics=metrics, curves=curves, diagnostics=own, gate=judge(own))
 
 
 def poison(bench: Bench) -> PoisonedData:
@@ -144,6 +155,38 @@ def triggered_rows(poisoned: PoisonedData, test: Data, task: Task) -> Data | Non
     return Data(task.space.round(x).to(others.x.dtype), others.y, others.ids)
 
 
+def changes(clean: Data, poisoned: Data) -> int:
+    """Return how many rows come, go or change their label between two training sets; a changed input is two."""
+    old = poisoned.ids >= 0
+    place = torch.searchsorted(clean.ids, poisoned.ids[old])
+    moved = (poisoned.x[old] != clean.x[place]).flatten(1).any(1)
+    relabelled = (poisoned.y[old] != clean.y[place]) & ~moved
+    return int((~old).sum() + 2 * moved.sum() + relabelled.sum())
+
+
+def proven_rows(outcome: PoisoningOutcome) -> Ints:
+    """Return how many changes of the training data each right clean answer (n,) withstands, -1 for wrong ones."""
+    assert outcome.certified_rows is not None
+    return np.where(outcome.clean_answer == outcome.label, outcome.certified_rows, -1)
+
+
+def disproved(outcome: PoisoningOutcome) -> Bools:
+    """Return whose answer (n,) the poison changed although fewer changes were proved to leave it."""
+    assert outcome.certified_rows is not None
+    assert outcome.certified_against is not None
+    proved = outcome.certified_rows >= outcome.certified_against[0]
+    return np.asarray(proved & (outcome.answer != outcome.clean_answer))
+
+
+def certified_curve(outcome: PoisoningOutcome) -> dict[str, list[tuple[float, float]]]:
+    """Return the certified accuracy at each number of changed rows, up to the largest that something withstands."""
+    if outcome.certified_rows is None:
+        return {}
+    rows = proven_rows(outcome)
+    levels = np.unique(np.concatenate([[0], rows[rows >= 0]]))
+    return {"certified_accuracy": [(float(level), float((rows >= level).mean())) for level in levels]}
+
+
 def _acceptances(served: Served, data: Data, bench: Bench) -> Floats | None:
     return acceptances(bench.watched(served.system, data.x))
 
@@ -178,6 +221,10 @@ def measure(outcome: PoisoningOutcome, rng: np.random.Generator) -> dict[str, Me
             metrics["poison_share_of_target"] = plain(poison_rows[target].mean(), int(target.sum()), "share")
         held = (outcome.triggered_answer == outcome.triggered_label) | (outcome.triggered_answer == REFUSED)
         metrics["robust_accuracy"] = share(held, "higher")
+    if outcome.certified_rows is not None and outcome.certified_against is not None:
+        rows = proven_rows(outcome)
+        metrics["certified_accuracy"] = share(rows >= outcome.certified_against[0], "higher")
+        metrics["certified_rows_median"] = plain(float(np.median(rows)), len(rows), "rows", "higher")
     if outcome.clean_acceptance is not None and outcome.triggered_acceptance is not None:
         metrics |= detection(outcome.clean_acceptance, outcome.triggered_acceptance, rng)
     return metrics

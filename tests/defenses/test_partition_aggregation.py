@@ -144,8 +144,12 @@ def test_the_weights_are_those_of_scikit_learn(rows):
 
 def test_the_system_answers_as_the_vote_does():
     system = Stack((DeepPartitionAggregation(),)).fit(DIGITS, SPLITS.train, Streams(0), CPU).system
-    voters = system.module
+    voters = system.inner.module
     labels, radii = voters.certified(SPLITS.test.x)
+    proved = system.certify(SPLITS.test.x, "rows", torch.Generator())
+    assert torch.equal(proved.labels, labels)
+    assert torch.equal(proved.radii, radii.float())
+    assert system.certify(SPLITS.test.x, "linf", torch.Generator()) is None
     assert torch.equal(system.respond(SPLITS.test.x, torch.Generator()).labels, labels)
     right = labels == SPLITS.test.y
     assert float(right.float().mean()) > 0.88

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Defense, PoisonedData, Poisoning, Task
+from firstline.benchmark.core.contracts import Context, Defense, PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
+from firstline.benchmark.core.system import REFUSED, Certificate, System
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols import poisoning
+from firstline.defenses.deep_partition_aggregation import DeepPartitionAggregation
 
 THREAT = "poisoning/white/availability:10%"  # 6 of 64 rows
 TASK = Blobs(train=64, test=64)
@@ -346,3 +348,101 @@ def test_metrics_follow_from_the_outcome_alone():
         "clean_attack_success_rate": 0.5,
         "robust_accuracy": 0.5,  # a refused trigger is a trigger that did not work
     }
+
+
+@pytest.mark.parametrize(
+    ("made", "count"),
+    [
+        (flip(TRAIN, [1, 2, 3]), 3),
+        (move(TRAIN, 0.5), 12),
+        (append(TRAIN, [-1, -2]), 2),
+        (secretly(append(TRAIN, [-1, -2])), 3),
+        (PoisonedData(TRAIN, NOBODY), 0),
+    ],
+)
+def test_a_changed_input_is_two_changes_and_every_other_one(made, count):
+    assert poisoning.changes(TRAIN, made.data) == count
+
+
+@dataclass(frozen=True)
+class Prover(Defense):
+    """Claims that so many rows change no answer."""
+
+    name = "prover"
+
+    rows: float = 5.0
+
+    def deploy(self, system: System, task: Task) -> System:
+        return Claim(system, self.rows)
+
+
+class Claim(System):
+    def __init__(self, inner: System, rows: float) -> None:
+        super().__init__(inner)
+        self.rows = rows
+
+    def certify(self, x: Tensor, norm: str, rng: torch.Generator) -> Certificate | None:
+        if norm != "rows":
+            return None
+        return Certificate(self.respond(x, rng).labels, torch.full((len(x),), self.rows))
+
+
+@dataclass(frozen=True)
+class Filter(Defense):
+    name = "filter"
+
+    def collect(self, data: Data, ctx: Context) -> Data:
+        return data
+
+
+def proof(make, fake, layers: tuple[Defense, ...], rows: int):
+    """Run a poison of so many flipped labels, under which the answer to every example changes."""
+    good = Stack(layers).fit(TASK, TRAIN, Streams(0), torch.device("cpu"))
+
+    def fit(poisoned: PoisonedData | None):
+        answer = None if poisoned is None else lambda x: torch.full((len(x),), REFUSED)
+        return fake(good.system, good.kept, answer)
+
+    made = make(Attack(lambda d: flip(d, list(range(rows)))), THREAT, fit=fit, layers=layers)
+    return poisoning.run(made.bench)
+
+
+def test_a_proof_that_covers_the_poison_and_fails_is_caught(make, fake):
+    found = proof(make, fake, (Prover(5),), rows=5)
+    assert found.metrics["certified_accuracy"].value == found.metrics["clean_accuracy"].value > 0.9
+    assert found.metrics["certified_rows_median"].value == 5
+    assert found.diagnostics["broken_certificates"] == 1
+    assert found.gate.verdict == "fail"
+    wrong = 1 - found.metrics["clean_accuracy"].value
+    assert found.curves["certified_accuracy"] == [
+        (0.0, pytest.approx(1 - wrong)),
+        (5.0, pytest.approx(1 - wrong)),
+    ]
+
+
+def test_a_proof_against_fewer_rows_than_the_poison_has_is_not_broken_by_it(make, fake):
+    found = proof(make, fake, (Prover(4),), rows=5)
+    assert found.metrics["certified_accuracy"].value == 0
+    assert found.diagnostics["broken_certificates"] == 0
+    assert found.gate.verdict == "pass"
+
+
+def test_behind_a_filter_nothing_is_proved(make, fake):
+    found = proof(make, fake, (Filter(), Prover(5)), rows=5)
+    assert "certified_accuracy" not in found.metrics
+    assert found.diagnostics == {}
+
+
+def test_votes_of_parts_keep_their_proof_under_poison(make, fake):
+    layers = (DeepPartitionAggregation(partitions=15),)
+
+    def fit(poisoned: PoisonedData | None):
+        data = TRAIN if poisoned is None else poisoned.data
+        fitted = Stack(layers).fit(TASK, data, Streams(0), torch.device("cpu"))
+        return fake(fitted.system, fitted.kept)
+
+    for count in (1, 3, 6):
+        attack = Attack(lambda d, count=count: flip(d, list(range(count))))
+        found = poisoning.run(make(attack, THREAT, fit=fit, layers=layers).bench)
+        assert found.diagnostics["broken_certificates"] == 0
+        assert 0 < found.metrics["certified_accuracy"].value <= found.metrics["accuracy"].value
