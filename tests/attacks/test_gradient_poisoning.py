@@ -1,6 +1,8 @@
 """Gradient poisoning: its gradient against finite differences, what it adds, and what that costs."""
 
+import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.threat import Threat
 from firstline.tasks.breast_cancer import BreastCancer
 from firstline.tasks.digits import Digits
+from firstline.tasks.vision import Mnist
 
 THREAT = Threat.parse("poisoning/gray/availability:10%,train=100%")
 TASK = BreastCancer()
@@ -232,3 +235,43 @@ def test_a_tenth_of_optimised_poisons_costs_more_than_flipped_rows_of_the_same_n
 def test_what_cannot_be_done_is_said_in_one_line(attack, task, data, message):
     with pytest.raises(FirstlineError, match=message):
         poisoned(attack, 1, task, data)
+
+
+@pytest.mark.slow
+def test_few_poisons_raise_the_error_of_an_svm_on_sevens_and_ones_and_flips_do_not():
+    """The experiment of Biggio, Nelson & Laskov 2012, section 4.2: a linear SVM, C = 1, 100 training digits."""
+    folder = os.environ.get("FIRSTLINE_DATA")
+    if not folder:
+        pytest.skip("FIRSTLINE_DATA says where MNIST is")
+    images = Mnist().load(Path(folder)).train
+    either = (images.y == 7) | (images.y == 1)
+    x, y = images.x[either].flatten(1).double(), (images.y[either] == 7).long()
+    refit, free = partial(svm_slope, cost=1.0), torch.ones(784).double()
+
+    def rows(of: torch.Tensor) -> Sample:
+        return Sample(x[of], y[of], torch.ones(len(of)).double())
+
+    def error(train: Sample, test: Sample) -> float:
+        machine = SVC(kernel="linear", C=1.0).fit(train.x.numpy(), train.y.numpy())
+        return float((machine.predict(test.x.numpy()) != test.y.numpy()).mean())
+
+    found = []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(x), generator=generator)
+        train, valid, test = rows(order[:100]), rows(order[100:600]), rows(order[600:2600])
+        sevens = (train.y == 1).nonzero().flatten()
+        poisons = flips = train
+        errors = [error(train, test)]
+        for row in sevens[torch.randperm(len(sevens), generator=generator)[:8]]:
+            begun = poisons.plus(train.x[row], 1 - train.y[row], 1.0)
+            moved = climb(refit, begun, valid, free=free, stride=0.3, steps=120)
+            poisons = poisons.plus(moved, 1 - train.y[row], 1.0)
+            flips = flips.plus(train.x[row], 1 - train.y[row], 1.0)
+            errors.append(error(poisons, test))
+        found.append([*errors, error(flips, test)])
+    clean, one, two, four, eight, flipped = torch.tensor(found)[:, [0, 1, 2, 4, 8, 9]].mean(0)
+    assert clean < 0.03
+    assert 0.10 < one < two < four < eight
+    assert 0.14 < eight < 0.40
+    assert flipped < 0.04
