@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from firstline.attacks.poisoning.adaptive_blended import AdaptiveBlended
 from firstline.attacks.poisoning.badnets import BadNets
 from firstline.attacks.poisoning.blended import Blended
 from firstline.attacks.poisoning.label_consistent import LabelConsistent
@@ -26,7 +27,7 @@ from firstline.tasks.digits import Digits
 from firstline.tasks.networks import bag_of_tokens, mlp
 
 THREAT = Threat.parse("poisoning/gray/backdoor:5%,train=100%")
-IMAGES = [BadNets(), Blended(), SIG(), WaNetStatic(), WaNetStatic(cover=0)]
+IMAGES = [BadNets(), Blended(), SIG(), WaNetStatic(), WaNetStatic(cover=0), AdaptiveBlended()]
 TASK = Digits()
 
 
@@ -91,7 +92,7 @@ def test_a_trigger_is_the_same_for_a_row_in_any_company_and_precision_and_stays_
     assert len(trigger(x[:0])) == 0
 
 
-@pytest.mark.parametrize("attack", IMAGES, ids=str)
+@pytest.mark.parametrize("attack", IMAGES[:-1], ids=str)  # the last one shows parts of its trigger
 def test_poisoned_rows_are_what_the_trigger_makes_of_them(attack):
     data = wide()
     made = poisoned(attack, data=data)
@@ -229,6 +230,26 @@ def test_wanet_moves_pixels_by_its_strength_on_average_and_nothing_at_strength_0
     assert float(torch.stack(moved).mean()) == pytest.approx(0.5 / 6, rel=0.35)  # strength over height
 
 
+@pytest.mark.parametrize(("cover", "labelled"), [(0, 60), (1, 30), (2, 20)])
+def test_adaptive_blended_shows_each_row_its_share_of_the_pieces_and_labels_some(cover, labelled):
+    data, whole = wide(), Blended()
+    made = poisoned(AdaptiveBlended(cover=cover, pieces=3, faint=0.2, shown=2 / 3), 60, data=data)
+    taken = torch.isin(data.ids, made.poisoned)
+    flipped = made.data.y != data.y
+    assert int(flipped.sum()) == labelled
+    assert set(made.data.y[flipped].tolist()) == {0}
+    assert (data.y[taken] != 0).all()
+    x = data.x[taken]
+    full = poisoned(whole).trigger(x)
+    assert torch.equal(made.trigger(x), full)
+    shows = (made.data.x[taken] != x).any(1).float()
+    blocks = shows.reshape(60, 3, 2, 3, 3).amax((2, 4))
+    assert (blocks.sum((1, 2)) == 6).all()
+    assert len(torch.unique(blocks.flatten(1), dim=0)) > 30
+    seen = blocks.repeat_interleave(2, 1).repeat_interleave(3, 2)[:, None].expand_as(x) > 0
+    assert torch.equal(made.data.x[taken], torch.where(seen, full, x))
+
+
 @pytest.mark.parametrize(("cover", "labelled"), [(0, 60), (2, 20), (0.5, 40)])
 def test_wanet_labels_its_share_and_covers_the_rest_with_other_warps(cover, labelled):
     data = wide()
@@ -249,6 +270,10 @@ def test_wanet_labels_its_share_and_covers_the_rest_with_other_warps(cover, labe
     [
         (Blended(alpha=0), "alpha must be above 0 and at most 1, got 0"),
         (Blended(alpha=1.5), "got 1.5"),
+        (AdaptiveBlended(faint=0), "faint and shown must be above 0"),
+        (AdaptiveBlended(shown=1.1), "at most 1, and cover at least 0"),
+        (AdaptiveBlended(cover=-1), "cover at least 0"),
+        (AdaptiveBlended(pieces=7), "an image of 6x9 can't be cut into 7x7 pieces"),
         (WaNetStatic(control=1), "control must be at least 2"),
         (WaNetStatic(cover=-1), "cover at least 0, got 4 and -1"),
     ],
