@@ -5,12 +5,14 @@ Source: Qi et al. 2023, Revisiting the Assumption of Latent Separability for Bac
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from firstline.attacks.poisoning.backdoor import choose, image_shape
+from firstline.attacks.poisoning.backdoor import choose
 from firstline.attacks.poisoning.budget import enough
+from firstline.attacks.poisoning.noise_pattern import blend, noise_pattern
 from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
@@ -48,15 +50,9 @@ class AdaptiveBlended(Poisoning):
         Raises FirstlineError when the inputs are no images, a setting is out of its range, there is no class
         target, or too few rows may be taken.
         """
-        shape = image_shape(self.name, task)
-        self._check(*shape[1:])
-        noise = torch.rand(shape, generator=rng.torch("pattern"))
-        low, high = task.space.box(noise)
-        pattern = low + noise * (high - low)
-
-        def blend(x: Tensor) -> Tensor:
-            return task.space.round((1 - self.alpha) * x + self.alpha * pattern.to(x))
-
+        pattern = noise_pattern(self.name, task, rng)
+        height, width = pattern.shape[1:]
+        self._check(height, width)
         labelled = math.ceil(budget / (1 + self.cover))
         rows = choose(self.name, train, task, labelled, rng, target=self.target, source="others")
         order = torch.randperm(len(train), generator=rng.torch("cover"))
@@ -64,11 +60,12 @@ class AdaptiveBlended(Poisoning):
         enough(self.name, budget, len(rows) + len(free), "rows of other classes")
         taken = torch.cat([rows, free[: budget - labelled]])
 
-        part = self.faint * self._windows(len(taken), shape[1], shape[2], rng).to(train.x)
+        part = self.faint * self._windows(len(taken), height, width, rng).to(train.x)
         x, y = train.x.clone(), train.y.clone()
-        x[taken] = task.space.round((1 - part) * train.x[taken] + part * pattern.to(train.x))
+        x[taken] = blend(train.x[taken], pattern, part, task)
         y[rows] = self.target
-        return PoisonedData(Data(x, y, train.ids), train.ids[taken], blend, self.target)
+        trigger = partial(blend, pattern=pattern, opacity=self.alpha, task=task)
+        return PoisonedData(Data(x, y, train.ids), train.ids[taken], trigger, self.target)
 
     def _windows(self, n: int, height: int, width: int, rng: Streams) -> Tensor:
         """Return where each of n images shows the pattern, (n, 1, h, w), 1 or 0."""

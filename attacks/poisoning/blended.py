@@ -1,11 +1,10 @@
 """Blended injection: a faint pattern over the whole image. Source: Chen et al. 2017, arXiv:1712.05526, section 4.2.2."""
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-from torch import Tensor
-
-from firstline.attacks.poisoning.backdoor import choose, image_shape, implant
+from firstline.attacks.poisoning.backdoor import choose, implant
+from firstline.attacks.poisoning.noise_pattern import blend, noise_pattern
 from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
@@ -39,12 +38,7 @@ class Blended(Poisoning):
         """
         if not 0 < self.alpha <= 1:
             raise FirstlineError(f"{self.name}: alpha must be above 0 and at most 1, got {self.alpha}")
-        noise = torch.rand(image_shape(self.name, task), generator=rng.torch("pattern"))
-        low, high = task.space.box(noise)
-        pattern = low + noise * (high - low)
-
-        def blend(x: Tensor) -> Tensor:
-            return task.space.round((1 - self.alpha) * x + self.alpha * pattern.to(x))
-
+        pattern = noise_pattern(self.name, task, rng)
         rows = choose(self.name, train, task, budget, rng, target=self.target, source=self.source)
-        return implant(train, rows, blend, self.target)
+        trigger = partial(blend, pattern=pattern, opacity=self.alpha, task=task)
+        return implant(train, rows, trigger, self.target)
