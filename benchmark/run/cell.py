@@ -245,9 +245,8 @@ def _fit(
     try:
         state, facts = _stored(group.store, key)
         if not state:
-            data = splits.train if poisoned is None else poisoned.data
-            told = NOBODY if poisoned is None else poisoned.poisoned
-            fitted = stack.fit(task, data, rng.child("fit"), group.device, told)
+            given = poisoned or PoisonedData(splits.train, NOBODY)
+            fitted = stack.fit(task, given.data, rng.child("fit"), group.device, given.poisoned)
             state = fitted.system.state_dict()
             facts = {"seconds": fitted.seconds, "kept": fitted.kept.tolist()}
             group.store.save_fit(key, state, facts)

@@ -1,6 +1,7 @@
 """Streams of a task, defenses and an attack over seeds: fitted anew, served, and summed up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -56,6 +57,17 @@ class Line:
     relapse: float | None
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def streams(
     blueprints: Iterable[Blueprint],
     attack: Use,
@@ -69,22 +81,6 @@ def streams(
     The oracle is what `none` is up to the first attacked window, and then what it is without the attack. All of it
     is computed by one thread, since the last digits depend on their number.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _streams(blueprints, attack, threat, seeds, shape, folder)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _streams(
-    blueprints: Iterable[Blueprint],
-    attack: Use,
-    threat: Threat,
-    seeds: Sequence[int],
-    shape: Shape,
-    folder: Path | None,
-) -> list[Run]:
     made = create("attack", attack.name, attack.settings)
     assert isinstance(made, Attack)
     found: list[Run] = []
@@ -166,8 +162,8 @@ def _bench(
     rng, device = Streams(seed).child(task.name), torch.device(blueprint.device)
 
     def fit(poisoned: PoisonedData | None) -> Fit:
-        data, told = (splits.train, NOBODY) if poisoned is None else (poisoned.data, poisoned.poisoned)
-        made = stack.fit(task, data, rng.child("fit"), device, told)
+        given = poisoned or PoisonedData(splits.train, NOBODY)
+        made = stack.fit(task, given.data, rng.child("fit"), device, given.poisoned)
         return Fit(made.system, made.kept, made.seconds, task.classes, blueprint.device, None)
 
     def repair(served: Served, incident: Incident, look: Look) -> Mended:
