@@ -1,16 +1,16 @@
 """Certified accuracy: what a system proves about its answers, and whether an attack proves it wrong.
 
 An example counts as certified when its clean input is answered rightly and the system proves that no point
-within the threat's radius changes that. A proof may hold with some probability only, as its defense says.
+within the threat's radius changes that. A proof may hold with some probability only, as its defense says. Of
+poison, what is proved is how many changes of the training data leave the answer as it is.
 """
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from firstline.benchmark.core.errors import FirstlineError, SystemFailed
-from firstline.benchmark.core.outcome import EvasionOutcome, Floats
+from firstline.benchmark.core.outcome import Bools, EvasionOutcome, Floats, Ints, PoisoningOutcome
 from firstline.benchmark.core.system import REFUSED, Certificate, System
 
 BATCH = 256  # inputs that are certified at once
@@ -48,9 +48,32 @@ def proven(outcome: EvasionOutcome) -> Floats:
     return np.where((answer == outcome.label) & (outcome.clean_answer == outcome.label), radius, -1.0)
 
 
-def broken_certificates(outcome: EvasionOutcome) -> NDArray[np.bool_]:
+def broken_certificates(outcome: EvasionOutcome) -> Bools:
     """Return which examples are answered wrongly within the radius for which they are proved to be right, (n,)."""
     if outcome.minimal_distance is not None:
         return np.asarray(outcome.minimal_distance < proven(outcome))
     wrong = (outcome.adversarial_answer != outcome.label) & (outcome.adversarial_answer != REFUSED)
     return np.asarray(wrong & (outcome.distance < proven(outcome)))
+
+
+def proven_rows(outcome: PoisoningOutcome) -> Ints:
+    """Return how many changes of the training data each right clean answer (n,) withstands, -1 for wrong ones."""
+    assert outcome.certified_rows is not None
+    return np.where(outcome.clean_answer == outcome.label, outcome.certified_rows, -1)
+
+
+def disproved(outcome: PoisoningOutcome) -> Bools:
+    """Return whose answer (n,) the poison changed although fewer changes were proved to leave it."""
+    assert outcome.certified_rows is not None
+    assert outcome.certified_against is not None
+    proved = outcome.certified_rows >= outcome.certified_against[0]
+    return np.asarray(proved & (outcome.answer != outcome.clean_answer))
+
+
+def certified_curve(outcome: PoisoningOutcome) -> dict[str, list[tuple[float, float]]]:
+    """Return the certified accuracy at each number of changed rows, up to the largest that something withstands."""
+    if outcome.certified_rows is None:
+        return {}
+    rows = proven_rows(outcome)
+    levels = np.unique(np.concatenate([[0], rows[rows >= 0]]))
+    return {"certified_accuracy": [(float(level), float((rows >= level).mean())) for level in levels]}

@@ -13,12 +13,12 @@ from firstline.benchmark.core.contracts import PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.limits import judge
-from firstline.benchmark.core.outcome import Bools, Ints, PoisoningOutcome
+from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED
 from firstline.benchmark.protocols import recovery
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
-from firstline.benchmark.protocols.certificate import certified
+from firstline.benchmark.protocols.certificate import certified, certified_curve, disproved, proven_rows
 from firstline.benchmark.protocols.detection import Floats, acceptances, detection
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -83,9 +83,7 @@ def run(bench: Bench) -> Measured:
     if mended is not None:
         more, traced = recovery.measure(outcome, mended.trace)
         metrics, curves = metrics | more | again, curves | traced
-    if proved is None or mended is not None:
-        return Measured(outcome=outcome, metrics=metrics, curves=curves)
-    own = {"broken_certificates": float(disproved(outcome).mean())}
+    own = {} if proved is None or mended else {"broken_certificates": float(disproved(outcome).mean())}
     return Measured(outcome=outcome, metrics=metrics, curves=curves, diagnostics=own, gate=judge(own))
 
 
@@ -162,29 +160,6 @@ def changes(clean: Data, poisoned: Data) -> int:
     moved = (poisoned.x[old] != clean.x[place]).flatten(1).any(1)
     relabelled = (poisoned.y[old] != clean.y[place]) & ~moved
     return int((~old).sum() + 2 * moved.sum() + relabelled.sum())
-
-
-def proven_rows(outcome: PoisoningOutcome) -> Ints:
-    """Return how many changes of the training data each right clean answer (n,) withstands, -1 for wrong ones."""
-    assert outcome.certified_rows is not None
-    return np.where(outcome.clean_answer == outcome.label, outcome.certified_rows, -1)
-
-
-def disproved(outcome: PoisoningOutcome) -> Bools:
-    """Return whose answer (n,) the poison changed although fewer changes were proved to leave it."""
-    assert outcome.certified_rows is not None
-    assert outcome.certified_against is not None
-    proved = outcome.certified_rows >= outcome.certified_against[0]
-    return np.asarray(proved & (outcome.answer != outcome.clean_answer))
-
-
-def certified_curve(outcome: PoisoningOutcome) -> dict[str, list[tuple[float, float]]]:
-    """Return the certified accuracy at each number of changed rows, up to the largest that something withstands."""
-    if outcome.certified_rows is None:
-        return {}
-    rows = proven_rows(outcome)
-    levels = np.unique(np.concatenate([[0], rows[rows >= 0]]))
-    return {"certified_accuracy": [(float(level), float((rows >= level).mean())) for level in levels]}
 
 
 def _acceptances(served: Served, data: Data, bench: Bench) -> Floats | None:

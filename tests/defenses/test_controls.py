@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Context, Defense
+from firstline.benchmark.core.contracts import NOBODY, Context, Defense
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
@@ -56,8 +56,7 @@ def test_a_random_filter_leaves_out_as_many_rows_whichever_they_are():
 
 @pytest.mark.parametrize("control", [PerfectFilter(), RandomFilter()], ids=str)
 def test_without_poison_a_filter_leaves_everything(control):
-    nobody = torch.empty(0, dtype=torch.int64)
-    assert kept(control, nobody) == DATA.ids.tolist()
+    assert kept(control, NOBODY) == DATA.ids.tolist()
 
 
 def test_controls_are_told_and_nobody_else():

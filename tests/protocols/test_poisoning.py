@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Context, Defense, PoisonedData, Poisoning, Task
+from firstline.benchmark.core.contracts import NOBODY, Context, Defense, PoisonedData, Poisoning, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import PoisoningOutcome
@@ -23,7 +23,6 @@ from firstline.defenses.deep_partition_aggregation import DeepPartitionAggregati
 THREAT = "poisoning/white/availability:10%"  # 6 of 64 rows
 TASK = Blobs(train=64, test=64)
 TRAIN = TASK.load(None).train
-NOBODY = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
