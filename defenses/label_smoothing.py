@@ -5,13 +5,12 @@ As a defense: Goibert & Dohmatob 2019, arXiv:1906.11567 (their "standard" label 
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from firstline.benchmark.core.contracts import Context, Defense
-from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.contracts import Defense
 from firstline.benchmark.core.registry import defense
-from firstline.benchmark.core.training import train
+from firstline.benchmark.core.training import Network
 
 
 @defense("label-smoothing")
@@ -26,10 +25,6 @@ class LabelSmoothing(Defense):
 
     smoothing: float = 0.1
 
-    def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
-        """Return module trained by the task's recipe on smoothed labels."""
-
-        def loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(network(x), y, label_smoothing=self.smoothing)
-
-        return train(module, data, ctx.task.default.recipe, ctx.rng, loss=loss)
+    def objective(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean cross-entropy to smoothed labels."""
+        return cross_entropy(network(x), y, label_smoothing=self.smoothing)

@@ -18,7 +18,7 @@ from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
-from firstline.benchmark.core.training import Recipe
+from firstline.benchmark.core.training import Network, Recipe, plain_loss, train
 
 NOBODY = torch.empty(0, dtype=torch.int64)  # the ids of no row
 
@@ -124,7 +124,14 @@ class Context:
     poisoned: Tensor = NOBODY
 
 
-HOOKS = ("collect", "build", "train", "deploy", "calibrate", "recover")
+HOOKS = {  # and the methods that each is made of
+    "collect": ("collect",),
+    "build": ("build",),
+    "train": ("train", "recipe", "objective"),
+    "deploy": ("deploy",),
+    "calibrate": ("calibrate",),
+    "recover": ("recover",),
+}
 
 
 class Defense(Item):
@@ -144,11 +151,20 @@ class Defense(Item):
         """Return the untrained network. Must not depend on data: it is also what stored weights are read into."""
         return task.default.build()
 
-    def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
-        """Fit module to data and return it. The default is the task's recipe."""
-        from firstline.benchmark.core.training import train
+    def recipe(self, task: Task) -> Recipe:
+        """Return how the network is trained on task. The default is the task's recipe."""
+        return task.default.recipe
 
-        return train(module, data, ctx.task.default.recipe, ctx.rng)
+    def objective(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
+        """Return what training brings down on a batch x (n, *shape), y (n,), a scalar. The default is cross-entropy."""
+        return plain_loss(network, x, y)
+
+    def train(self, module: nn.Module, data: Data, ctx: Context) -> nn.Module:
+        """Fit module to data and return it. The default brings `objective` down by `recipe`.
+
+        Where a change of these two says it all, many networks can be trained at once: leave this hook alone then.
+        """
+        return train(module, data, self.recipe(ctx.task), ctx.rng, loss=self.objective)
 
     def deploy(self, system: System, task: Task) -> System:
         """Return system with this defense around it. Must not depend on data: see `calibrate`."""
@@ -165,7 +181,11 @@ class Defense(Item):
     def facts(cls) -> dict[str, Any]:
         """Return the lifecycle hooks that this defense implements."""
         return {
-            "hooks": [h for h in HOOKS if getattr(cls, h) is not getattr(Defense, h)],
+            "hooks": [
+                hook
+                for hook, methods in HOOKS.items()
+                if any(getattr(cls, name) is not getattr(Defense, name) for name in methods)
+            ],
             "inputs": list(cls.inputs),
         }
 

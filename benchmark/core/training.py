@@ -1,7 +1,7 @@
 """The one training loop, shared by the tasks' recipes and by defenses that change its batches or its loss."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from firstline.benchmark.core.norms import TINY
 from firstline.benchmark.core.rng import Streams, isolated
 
 Perturb = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+Network = Callable[[Tensor], Tensor]  # inputs (n, *shape) to logits (n, classes)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Judge = Callable[[nn.Module], float]
 Watch = Callable[[nn.Module, int, int], None]
@@ -22,9 +23,10 @@ Watch = Callable[[nn.Module, int, int], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: epochs, batch size, Adam's peak learning rate and weight decay.
+    """How a network is trained: epochs, batch size, learning rate and weight decay.
 
-    The learning rate rises linearly over the first share `warm` of the steps and falls linearly to zero after it.
+    Without momentum it is by Adam, whose learning rate rises linearly to `rate` over the first share `warm` of the
+    steps and falls linearly to zero after it. With momentum it is by stochastic gradient descent at a constant rate.
     """
 
     epochs: int = 20
@@ -32,11 +34,26 @@ class Recipe:
     rate: float = 1e-3
     decay: float = 0.0
     warm: float = 0.1
+    momentum: float | None = None
+
+    def optimiser(
+        self, parameters: Iterable[nn.Parameter], steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        """Return the optimiser of parameters and its schedule over so many steps."""
+        made: torch.optim.Optimizer
+        if self.momentum is None:
+            made = torch.optim.Adam(parameters, lr=self.rate, weight_decay=self.decay)
+            warm = max(1, int(steps * self.warm))
+            return made, torch.optim.lr_scheduler.LambdaLR(
+                made, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+            )
+        made = torch.optim.SGD(parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.decay)
+        return made, torch.optim.lr_scheduler.LambdaLR(made, lambda _: 1.0)
 
 
-def plain_loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean cross-entropy of module on x (n, *shape) and y (n,)."""
-    return cross_entropy(module(x), y)
+def plain_loss(network: Network, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy of network on x (n, *shape) and y (n,)."""
+    return cross_entropy(network(x), y)
 
 
 @contextmanager
@@ -86,11 +103,7 @@ def train(
     """
     batches = -(-len(data) // recipe.batch)
     steps = recipe.epochs * max(1, batches)
-    warm = max(1, int(steps * recipe.warm))
-    optimiser = torch.optim.Adam(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-    )
+    optimiser, schedule = recipe.optimiser(module.parameters(), steps)
     order, noise = rng.torch("batches"), rng.torch("perturb")
     best, kept = -math.inf, None
     module.train()

@@ -225,3 +225,21 @@ def test_a_watcher_sees_each_epoch_in_evaluation_mode_and_changes_nothing():
 
     assert torch.equal(weights(1, watch=watch), weights(1))
     assert seen == [(3, 40)] * 3
+
+
+def test_with_momentum_it_is_plain_gradient_descent_at_a_constant_rate():
+    mine, theirs = module().eval(), module().eval()
+    recipe = Recipe(epochs=2, batch=40, rate=0.1, momentum=0.9)
+    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    drop = nn.Module.train
+    try:
+        nn.Module.train = lambda self, mode=True: drop(self, mode=False)  # the dropout of both is off
+        train(mine, data(), recipe, Streams(0))
+    finally:
+        nn.Module.train = drop
+    for _ in range(2):
+        reference.zero_grad()
+        plain_loss(theirs, data().x, data().y).backward()
+        reference.step()
+    for found, expected in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
