@@ -41,6 +41,7 @@ class ConfidentLearning(Defense):
         """Return data without the rows that cleanlab takes for mislabelled."""
         present, labels = torch.unique(data.y, return_inverse=True)  # cleanlab wants each class to have rows
         probabilities = held_out_logits(data, self.folds, ctx)[:, present].double().softmax(1)
+        ctx.suspect(data.ids, 1 - probabilities.gather(1, labels[:, None]).squeeze(1))
         find = import_module("cleanlab.filter").find_label_issues
         wrong = find(labels.numpy(), probabilities.numpy(), n_jobs=1)
         return data.rows(~torch.from_numpy(wrong))

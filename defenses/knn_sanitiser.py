@@ -41,7 +41,9 @@ class KNNSanitiser(Defense):
         nearest = NearestNeighbors(n_neighbors=self.k).fit(points).kneighbors(return_distance=False)
         votes = one_hot(data.y[torch.from_numpy(nearest)], ctx.task.classes).sum(1)
         most, label = votes.max(1)
-        outvoted = votes.gather(1, data.y[:, None]).squeeze(1) < most
+        own = votes.gather(1, data.y[:, None]).squeeze(1)
+        ctx.suspect(data.ids, 1 - own / self.k)
+        outvoted = own < most
         label = torch.where(outvoted & (most >= self.eta * self.k), label, data.y)
         if self.relabel:
             return Data(data.x, label, data.ids)

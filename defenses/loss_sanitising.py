@@ -28,5 +28,6 @@ class LossSanitising(Defense):
     def collect(self, data: Data, ctx: Context) -> Data:
         """Return data without its worst-fitting rows."""
         losses = cross_entropies(held_out_logits(data, self.folds, ctx), data.y)
+        ctx.suspect(data.ids, losses)
         keep = losses.argsort(stable=True)[: len(data) - round(self.share * len(data))]
         return data.rows(keep.sort().values)

@@ -38,4 +38,5 @@ class LossTrimming(Defense):
             network = judge(data.rows(keep), ctx, ctx.rng.child(str(number)))
             losses = cross_entropies(logits_of(network, data, ctx), data.y)
             keep = losses.argsort(stable=True)[: len(data) - round(self.share * len(data))].sort().values
+        ctx.suspect(data.ids, losses)
         return data.rows(keep)

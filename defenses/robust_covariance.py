@@ -59,4 +59,5 @@ class RobustCovariance(Defense):
             members = data.y == label
             seed = ctx.rng.integer("covariance", str(int(label)))
             scores[members] = robust_distances(features[members], self.components, seed)
+        ctx.suspect(data.ids, scores)
         return data.rows(within_share(scores, data.y, self.share))

@@ -50,4 +50,5 @@ class SpectralSignatures(Defense):
         for label in torch.unique(data.y):
             members = data.y == label
             scores[members] = signatures(features[members], self.centred)
+        ctx.suspect(data.ids, scores)
         return data.rows(within_share(scores, data.y, EXCESS * self.eps))

@@ -50,7 +50,9 @@ class SphereSlab(Defense):
         points = coordinates(data.x, ctx.task.space)
         _, y = torch.unique(data.y, return_inverse=True)
         centres = class_means(points, y, int(y.max()) + 1)
-        keep = within_share(sphere(points, y, centres), y, self.share)
+        distances = sphere(points, y, centres)
+        ctx.suspect(data.ids, distances)
+        keep = within_share(distances, y, self.share)
         if len(centres) > 1:
             keep &= within_share(slab(points, y, centres), y, self.share)
         return data.rows(keep)

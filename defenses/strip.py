@@ -38,7 +38,7 @@ class Superimposed(Detector):
         return answer, -torch.stack(bits).mean(0)
 
 
-@defense("strip")
+@defense("strip", version=2)
 @dataclass(frozen=True)
 class Strip(Defense):
     """Refuse inputs whose class stays certain whatever is laid over them.
@@ -47,8 +47,9 @@ class Strip(Defense):
     blend, at half its strength, and other inputs don't. overlays images are laid over each input, half and half,
     in the units of the task; each query costs as many more answers (100 in the paper, which draws them anew for
     each input; here they are drawn once, so that answers are not random). fpr is the share of clean inputs that
-    it may refuse, chosen on rows that are not laid over others. Those come from the collected data: where a share
-    of them about as large as fpr is poison, the threshold is of no use. Known to miss triggers that work in one
+    it may refuse, chosen on rows that are not laid over others. Both are clean rows of the defender's own, where it
+    has any; else the collected data, of which a share of poison about as large as fpr makes the threshold useless.
+    Known to miss triggers that work in one
     class only, that fade when blended, or that were trained not to (Tang et al. 2021, arXiv:1908.00686; Qi et al.
     2023, arXiv:2205.13613).
     """
@@ -67,9 +68,9 @@ class Strip(Defense):
         return Superimposed(system, task.space.shape, self.overlays)
 
     def calibrate(self, system: System, data: Data, ctx: Context) -> None:
-        """Take the overlays from one half of the data, and the threshold from the other."""
+        """Take the overlays from one half of the clean rows, and the threshold from the other."""
         assert isinstance(system, Superimposed)
-        known, fresh = halves(data, ctx)
+        known, fresh = halves(data if ctx.clean is None else ctx.clean, ctx)
         if len(known) < self.overlays:
             raise FirstlineError(f"{self}: half of the data is {len(known)} rows; lower overlays")
         system.get_buffer("overlays").copy_(known.x[: self.overlays])

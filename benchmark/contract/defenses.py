@@ -190,7 +190,8 @@ def recovered(defense: Defense, folder: Path | None) -> None:
     splits = task.load(None)
     system = stack.fit(task, splits.train, Streams(0), CPU).system
     mine = Data(splits.aux.x.clone(), splits.aux.y.clone(), splits.aux.ids.clone())
-    incident = Incident(mine, splits.train.rows(torch.arange(8)))
+    suspects, kept = splits.train.rows(torch.arange(8)), splits.train.rows(torch.arange(8, len(splits.train)))
+    incident = Incident(mine, suspects, kept, system)
     before, state = _state(system), torch.get_rng_state()
 
     def watch(seen: System, steps: int, samples: int) -> None:

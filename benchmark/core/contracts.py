@@ -108,13 +108,19 @@ def unwatched(system: System, steps: int, samples: int) -> None:
     """Do nothing: nobody watches."""
 
 
+def unheard(ids: Tensor, scores: Tensor) -> None:
+    """Do nothing: nobody keeps how suspect rows are."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a defense's hooks get besides the data: the task, its random streams and the device.
 
     A repair calls watch with the system as it is now, in evaluation mode, and the optimiser steps and the rows of
     clean data (a row counts as often as it is read) that it took since the last call. It learns nothing from that.
-    poisoned is empty, except for `collect` of a control, which is told the ids of the poisoned rows.
+    `collect` calls suspect with ids (n,) and how suspect these rows are, (n,): for the record. poisoned is empty,
+    except for `collect` of a control, which is told the ids of the poisoned rows. clean, for `calibrate`, are rows of
+    the defender's own that no attacker touched; None outside of the benchmark's runs.
     """
 
     task: Task
@@ -122,6 +128,8 @@ class Context:
     device: torch.device
     watch: Callable[[System, int, int], None] = unwatched
     poisoned: Tensor = NOBODY
+    suspect: Callable[[Tensor, Tensor], None] = unheard
+    clean: Data | None = None
 
 
 HOOKS = {  # and the methods that each is made of
@@ -192,10 +200,16 @@ class Defense(Item):
 
 @dataclass(frozen=True)
 class Incident:
-    """What a defender knows when it has to repair: clean data of its own, and the rows that it suspects."""
+    """What a defender knows when it has to repair: clean data of its own, and the rows that it suspects.
+
+    kept are the other rows that the system was fitted to, and before is the last system that nobody complained of,
+    where there are any.
+    """
 
     clean: Data
     suspects: Data
+    kept: Data | None = None
+    before: System | None = None
 
 
 class Attack(Item):

@@ -69,7 +69,8 @@ class EvasionOutcome(Outcome):
 class PoisoningOutcome(Outcome):
     """Per test example the answers of the system fitted without and with poison; per training row what befell it.
 
-    row_label holds the labels that training rows have with the poison in. triggered_* hold the test examples outside
+    row_label holds the labels that training rows have with the poison in, and row_suspicion how suspect they were to
+    the filters, NaN where none said. triggered_* hold the test examples outside
     the target class, with the trigger on, for backdoors, triggered_clean_answer that of the system without poison;
     *_acceptance, for systems that refuse, are of the system fitted with poison, and below 0 where it does. Where the
     stack repairs it, all these are of the repaired system, and *_before_repair are answers of the fitted one.
@@ -96,6 +97,7 @@ class PoisoningOutcome(Outcome):
     triggered_answer_before_repair: Ints | None = None
     certified_rows: Ints | None = None
     certified_against: Ints | None = None
+    row_suspicion: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,15 @@ from firstline.benchmark.core.system import Bare, System
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted system, the ids of the training rows that it was allowed to see, and the CPU seconds it took."""
+    """A fitted system, the ids of the training rows that it was allowed to see, and the CPU seconds it took.
+
+    suspicion (n,) says how suspect each of the n rows was, NaN where no filter said; None where none did at all.
+    """
 
     system: System
     kept: torch.Tensor
     seconds: float
+    suspicion: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,34 @@ class Stack:
         return self.assemble(task, initialise(lambda: self.trainer().build(task), Streams(0)))[-1]
 
     def fit(
-        self, task: Task, data: Data, rng: Streams, device: torch.device, poisoned: torch.Tensor = NOBODY
+        self,
+        task: Task,
+        data: Data,
+        rng: Streams,
+        device: torch.device,
+        poisoned: torch.Tensor = NOBODY,
+        clean: Data | None = None,
     ) -> Fitted:
         """Return the system fitted to data, in evaluation mode and frozen.
 
-        poisoned are the ids of poisoned rows. Layers that are controls are told them, and no others.
+        poisoned are the ids of poisoned rows. Layers that are controls are told them, and no others. clean are rows
+        of the defender's own, for `calibrate`.
         """
         start = process_time()
+        suspicion: torch.Tensor | None = None
+        whole = data.ids.cpu()
+
+        def suspect(ids: torch.Tensor, scores: torch.Tensor) -> None:
+            nonlocal suspicion
+            if suspicion is None:
+                suspicion = torch.full((len(whole),), float("nan"), dtype=torch.float64)
+            order = whole.argsort()
+            suspicion[order[torch.searchsorted(whole[order], ids.cpu())]] = scores.detach().double().cpu()
+
         for layer in self.layers:
             before = len(data)
             told = poisoned if "control" in layer.tags else NOBODY
-            about = Context(task, rng.child("collect", layer.name), device, poisoned=told)
+            about = Context(task, rng.child("collect", layer.name), device, poisoned=told, suspect=suspect)
             data = layer.collect(data, about)
             if not isinstance(data, Data) or len(data) == 0:
                 raise ContractBroken(f"{layer.name}: collect left no training data of {before} rows")
@@ -89,12 +110,14 @@ class Stack:
                 f"{trainer.name}: train returned {type(module).__name__} instead of a module"
             )
         systems = [s.to(device).eval() for s in self.assemble(task, module)]
+        clean = clean if clean is None else clean.to(device)
         for layer, system in zip(self.layers, systems[1:], strict=True):
             with torch.no_grad():
-                layer.calibrate(system, data, Context(task, rng.child("calibrate", layer.name), device))
+                about = Context(task, rng.child("calibrate", layer.name), device, clean=clean)
+                layer.calibrate(system, data, about)
         system = systems[-1].eval().requires_grad_(False)
         self._check_finite(system, "fitted")
-        return Fitted(system, data.ids.cpu(), process_time() - start)
+        return Fitted(system, data.ids.cpu(), process_time() - start, suspicion)
 
     def repairs(self) -> tuple[Defense, ...]:
         """Return the layers that repair a system after an incident."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.core.contracts import Attack, Incident, PoisonedData, Task, initialise
-from firstline.benchmark.core.data import Splits
+from firstline.benchmark.core.data import Data, Splits
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import Outcome
 from firstline.benchmark.core.record import Gate, Metric
@@ -19,6 +19,10 @@ from firstline.benchmark.core.target import Target, asked
 from firstline.benchmark.core.threat import Threat
 
 BATCH = 512  # inputs per call of a system
+CLEAN_SHARE, CLEAN_ROWS = (
+    0.05,
+    100,
+)  # clean rows of the defender, as a share of the training set's; at least so many
 
 
 class Served(Protocol):
@@ -26,6 +30,7 @@ class Served(Protocol):
 
     system: System
     kept: Tensor
+    suspicion: Tensor | None  # how suspect each training row was to the filters, (n,), NaN where none said
     memo: dict[str, dict[str, float]]  # figures about the system that its cells share
 
     def score(self, x: Tensor, rng: Streams) -> Tensor:
@@ -102,11 +107,22 @@ class Bench:
         return asked(system.respond, parts, self.rng.torch("watched"), self.task.classes)
 
     def draw(self, name: str, available: int, count: int) -> Tensor:
-        """Return count of the first `available` numbers, drawn without replacement and sorted.
+        """Return count of the first `available` numbers, as `drawn` does."""
+        return drawn(self.rng, name, available, count)
 
-        The stream names no defense: all systems meet the same examples.
-        """
-        return torch.randperm(available, generator=self.rng.torch("draw", name))[:count].sort().values
+
+def clean_rows(splits: Splits, rng: Streams) -> Data:
+    """Return the defender's own clean rows: of the split aux, which no poisoner sees, and the same for all defenses."""
+    count = max(CLEAN_ROWS, round(CLEAN_SHARE * len(splits.train)))
+    return splits.aux.rows(drawn(rng, "clean rows of the defender", len(splits.aux), count))
+
+
+def drawn(rng: Streams, name: str, available: int, count: int) -> Tensor:
+    """Return count of the first `available` numbers, drawn without replacement and sorted.
+
+    The stream names no defense: all systems meet the same examples.
+    """
+    return torch.randperm(available, generator=rng.torch("draw", name))[:count].sort().values
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def serve(bench: Bench, shape: Shape) -> Told:
         window, honest = _served(bench, clean, served, part, struck, raised)
         windows.append(window)
         if window.alarm and bench.stack.repairs() and not repaired:
-            known = incident(bench, data, served.kept)
+            known = incident(bench, data, served.kept, clean.system)
             hit = struck.data if struck is not None and poisoned is not None else None
             seen = look(bench, honest, hit, None if poisoned is None else poisoned.target_class)
             repairs.append(bench.repair(served, known, seen))

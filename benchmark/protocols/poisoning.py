@@ -16,11 +16,12 @@ from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import PoisoningOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED
+from firstline.benchmark.metrics.roc_intervals import auc_interval
 from firstline.benchmark.protocols import recovery
 from firstline.benchmark.protocols.bench import Bench, Measured, Served, answered
 from firstline.benchmark.protocols.certificate import certified, certified_curve, disproved, proven_rows
 from firstline.benchmark.protocols.detection import Floats, acceptances, detection
-from firstline.benchmark.protocols.numbers import plain, share
+from firstline.benchmark.protocols.numbers import estimate, plain, share
 
 
 def run(bench: Bench) -> Measured:
@@ -38,7 +39,7 @@ def run(bench: Bench) -> Measured:
     again: dict[str, Metric] = {}
     if bench.stack.repairs():
         bench.stage("repair")
-        known = recovery.incident(bench, poisoned.data, fitted.kept)
+        known = recovery.incident(bench, poisoned.data, fitted.kept, clean.system)
         mended = bench.repair(fitted, known, recovery.look(bench, drawn, triggered, poisoned.target_class))
         served = mended.served
         tuned = {"relapse": served.system, "relapse_without_repair": fitted.system}
@@ -66,6 +67,7 @@ def run(bench: Bench) -> Measured:
         row_poisoned=torch.isin(poisoned.data.ids, poisoned.poisoned).numpy(),
         row_kept=torch.isin(poisoned.data.ids, served.kept).numpy(),
         row_label=poisoned.data.y.numpy(),
+        row_suspicion=None if served.suspicion is None else served.suspicion.numpy(),
         triggered_label=None if triggered is None else triggered.y.numpy(),
         triggered_clean_answer=None if triggered is None else before[len(drawn) :].numpy(),
         triggered_answer=None if triggered is None else after[len(drawn) :].numpy(),
@@ -180,6 +182,10 @@ def measure(outcome: PoisoningOutcome, rng: np.random.Generator) -> dict[str, Me
         metrics["detection_tpr"] = share(dropped[poison_rows], "higher")
     if not poison_rows.all():
         metrics["detection_fpr"] = share(dropped[~poison_rows], "lower")
+    if outcome.row_suspicion is not None and poison_rows.any() and not poison_rows.all():
+        judged = np.where(np.isnan(outcome.row_suspicion), -np.inf, outcome.row_suspicion)
+        found = auc_interval(judged, poison_rows, rng)
+        metrics["row_detection_auc"] = estimate(found, len(judged), "higher")
     if (
         outcome.triggered_answer is not None
         and outcome.triggered_label is not None

@@ -23,13 +23,9 @@ from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.system import REFUSED, Bare, System, innermost, opened
 from firstline.benchmark.core.training import train
 from firstline.benchmark.metrics.resilience import recovery_loss, recovery_time, security_area
-from firstline.benchmark.protocols.bench import Bench, Look, Point, Sight
+from firstline.benchmark.protocols.bench import Bench, Look, Point, Sight, clean_rows
 from firstline.benchmark.protocols.numbers import plain, share
 
-CLEAN_SHARE, CLEAN_ROWS = (
-    0.05,
-    100,
-)  # clean rows of the defender, as a share of the training set's; at least so many
 LOST, LEFT = (
     0.05,
     0.1,
@@ -46,17 +42,10 @@ Ints = NDArray[np.int64]
 Curves = dict[str, list[tuple[float, float]]]
 
 
-def incident(bench: Bench, poisoned: Data, kept: Tensor) -> Incident:
-    """Return what the defender has to repair with: clean rows of its own, and the rows that it left out.
-
-    The clean rows are of the split aux, which no poisoner sees: the same for all defenses.
-    """
-    aux = bench.splits.aux
-    rows = max(CLEAN_ROWS, round(CLEAN_SHARE * len(bench.splits.train)))
-    return Incident(
-        clean=aux.rows(bench.draw("clean rows of the defender", len(aux), rows)),
-        suspects=poisoned.rows(~torch.isin(poisoned.ids, kept)),
-    )
+def incident(bench: Bench, poisoned: Data, kept: Tensor, before: System | None = None) -> Incident:
+    """Return what the defender has to repair with: clean rows of its own, and the rows that it left out or kept."""
+    used = torch.isin(poisoned.ids, kept)
+    return Incident(clean_rows(bench.splits, bench.rng), poisoned.rows(~used), poisoned.rows(used), before)
 
 
 def look(bench: Bench, drawn: Data, triggered: Data | None, target: int | None) -> Look:

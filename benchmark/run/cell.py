@@ -20,7 +20,16 @@ from firstline.benchmark.core.record import Cost, Failure, Record
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
-from firstline.benchmark.protocols.bench import Bench, Look, Measured, Mended, Point, Served, Sight
+from firstline.benchmark.protocols.bench import (
+    Bench,
+    Look,
+    Measured,
+    Mended,
+    Point,
+    Served,
+    Sight,
+    clean_rows,
+)
 from firstline.benchmark.protocols.recovery import traced
 from firstline.benchmark.protocols.table import PROTOCOLS
 from firstline.benchmark.run import keys
@@ -53,6 +62,7 @@ class Fit:
     classes: int
     device: str
     scorer: BlindScorer | None
+    suspicion: Tensor | None = None
     memo: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def score(self, x: Tensor, rng: Streams) -> Tensor:
@@ -246,9 +256,11 @@ def _fit(
         state, facts = _stored(group.store, key)
         if not state:
             given = poisoned or PoisonedData(splits.train, NOBODY)
-            fitted = stack.fit(task, given.data, rng.child("fit"), group.device, given.poisoned)
+            own = clean_rows(splits, rng)
+            fitted = stack.fit(task, given.data, rng.child("fit"), group.device, given.poisoned, own)
             state = fitted.system.state_dict()
-            facts = {"seconds": fitted.seconds, "kept": fitted.kept.tolist()}
+            told = None if fitted.suspicion is None else fitted.suspicion.tolist()
+            facts = {"seconds": fitted.seconds, "kept": fitted.kept.tolist(), "suspicion": told}
             group.store.save_fit(key, state, facts)
         # Always rebuilt, fresh or stored: a second run meets the very same system.
         system = blueprint.rebuild(state)
@@ -259,7 +271,9 @@ def _fit(
     kept = torch.tensor(facts["kept"], dtype=torch.int64)
     holder = group.open if poisoned is None else temporary
     scorer = holder.enter_context(scoring(group.nursery, blueprint, state)) if group.nursery else None
-    found = Fit(system, kept, facts["seconds"], task.classes, cell.device, scorer)
+    told = facts.get("suspicion")
+    suspicion = None if told is None else torch.tensor(told, dtype=torch.float64)
+    found = Fit(system, kept, facts["seconds"], task.classes, cell.device, scorer, suspicion)
     if poisoned is None:
         group.clean = found
     return found

@@ -15,7 +15,7 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.ref import Ref, parse_stack
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.threat import Threat
-from firstline.benchmark.protocols.bench import Bench, Look, Mended, Served
+from firstline.benchmark.protocols.bench import Bench, Look, Mended, Served, clean_rows
 from firstline.benchmark.protocols.live import Shape, Told, serve
 from firstline.benchmark.protocols.recovery import traced
 from firstline.benchmark.protocols.stream import Course, Summary, course, oracle, summary
@@ -163,7 +163,8 @@ def _bench(
 
     def fit(poisoned: PoisonedData | None) -> Fit:
         given = poisoned or PoisonedData(splits.train, NOBODY)
-        made = stack.fit(task, given.data, rng.child("fit"), device, given.poisoned)
+        own = clean_rows(splits, rng)
+        made = stack.fit(task, given.data, rng.child("fit"), device, given.poisoned, own)
         return Fit(made.system, made.kept, made.seconds, task.classes, blueprint.device, None)
 
     def repair(served: Served, incident: Incident, look: Look) -> Mended:

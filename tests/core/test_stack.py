@@ -293,3 +293,29 @@ def test_a_repair_that_could_not_be_stored_or_served_breaks_the_contract(make, s
 
     with pytest.raises(ContractBroken, match=said):
         mended(Odd())
+
+
+@dataclass(frozen=True)
+class Sieve(Defense):
+    """Leaves the first `out` rows out, and says how suspect all are; its own share of the ids if silent is off."""
+
+    name = "sieve"
+
+    out: int = 3
+    silent: bool = False
+
+    def collect(self, data: Data, ctx: Context) -> Data:
+        if not self.silent:
+            ctx.suspect(data.ids, data.ids + 0.5 * self.out)
+        return data.rows(torch.arange(self.out, len(data)))
+
+
+def test_how_suspect_rows_are_is_kept_row_by_row_whatever_their_order():
+    shuffled = DATA.rows(torch.randperm(len(DATA), generator=torch.Generator().manual_seed(0)))
+    fitted = Stack((Sieve(), Sieve(out=4))).fit(TASK, shuffled, Streams(0), CPU)
+    expected = shuffled.ids.double() + 2.0  # the last filter's word counts, where it has one
+    expected[:3] -= 0.5
+    assert torch.equal(fitted.suspicion, expected)
+    assert Stack((Sieve(silent=True),)).fit(TASK, DATA, Streams(0), CPU).suspicion is None
+    half = Stack((Sieve(silent=True), Sieve())).fit(TASK, DATA, Streams(0), CPU).suspicion
+    assert torch.equal(torch.isnan(half), torch.arange(len(DATA)) < 3)

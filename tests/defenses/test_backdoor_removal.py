@@ -16,14 +16,18 @@ from firstline.benchmark.core.losses import margins
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System
+from firstline.benchmark.core.training import train
 from firstline.defenses import anti_backdoor_learning, fine_pruning, neural_cleanse
 from firstline.defenses.adversarial_neuron_pruning import AdversarialNeuronPruning
 from firstline.defenses.anti_backdoor_learning import AntiBackdoorLearning
 from firstline.defenses.fine_pruning import FinePruning, activity, last_channels, prune
 from firstline.defenses.fine_tuning import FineTuning
 from firstline.defenses.input_noise import InputNoise
+from firstline.defenses.knn_sanitiser import KNNSanitiser
 from firstline.defenses.neural_cleanse import NeuralCleanse, Trigger, anomaly_index, find_trigger
 from firstline.defenses.none import NoDefense
+from firstline.defenses.retraining import Retraining
+from firstline.defenses.roll_back import RollBack
 from firstline.defenses.unlearning import Unlearning, moved, universal
 from firstline.tasks.digits import Digits
 
@@ -463,3 +467,28 @@ def test_without_a_suspicious_class_the_network_stays(victim, one_small_trigger)
 def test_settings_of_neural_cleanse_out_of_range_are_told(settings, victim):
     with pytest.raises(FirstlineError, match="neural-cleanse"):
         repaired(NeuralCleanse(**settings), victim)
+
+
+def test_rolling_back_serves_a_copy_of_the_last_good_system(victim):
+    before = Bare(initialise(TASK.default.build, Streams(7))).eval()
+    found = RollBack().recover(victim, Incident(CLEAN, NOBODY, before=before), context())
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), before.parameters(), strict=True))
+    assert {p.data_ptr() for p in found.parameters()}.isdisjoint(p.data_ptr() for p in before.parameters())
+    with pytest.raises(FirstlineError, match="no earlier system"):
+        RollBack().recover(victim, Incident(CLEAN, NOBODY), context())
+
+
+def test_retraining_is_a_training_from_scratch_on_what_the_filter_keeps(victim):
+    data = backdoored(0)[0]
+    known = Incident(CLEAN, NOBODY, data)
+    found = Retraining(filter="knn-sanitiser(relabel=False)").recover(victim, known, context())
+    kept = KNNSanitiser(relabel=False).collect(data, context())
+    assert 0 < len(kept) < len(data)
+    fresh = initialise(TASK.default.build, context().rng.child("fresh"))
+    expected = train(fresh, kept, TASK.default.recipe, context().rng.child("train"))
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+    for wrong, message in [("fine-tuning", "leaves no rows out"), ("no-such", "no-such")]:
+        with pytest.raises(FirstlineError, match=message):
+            Retraining(filter=wrong).recover(victim, known, context())
+    with pytest.raises(FirstlineError, match="no training rows"):
+        Retraining().recover(victim, Incident(CLEAN, NOBODY), context())

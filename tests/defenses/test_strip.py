@@ -44,10 +44,10 @@ def with_trigger(x: Tensor) -> Tensor:
     return x
 
 
-def guarded(defense: Strip, module: nn.Module, data: Data = TRAIN) -> Superimposed:
+def guarded(defense: Strip, module: nn.Module, data: Data = TRAIN, clean: Data | None = None) -> Superimposed:
     system = defense.deploy(Bare(module), TASK).eval()
     with torch.no_grad():
-        defense.calibrate(system, data, Context(TASK, Streams(0), CPU))
+        defense.calibrate(system, data, Context(TASK, Streams(0), CPU, clean=clean))
     assert isinstance(system, Superimposed)
     return system.requires_grad_(False)
 
@@ -149,3 +149,11 @@ def test_strip_is_for_images():
 def test_more_overlays_than_rows_are_told():
     with pytest.raises(FirstlineError, match="half of the data is 10 rows; lower overlays"):
         guarded(Strip(), Triggered(), TRAIN.rows(torch.arange(20)))
+
+
+def test_the_threshold_comes_from_clean_rows_of_the_defender_and_not_from_poison():
+    poisoned = Data(with_trigger(TRAIN.x), TRAIN.y, TRAIN.ids)
+    fooled, wise = guarded(Strip(), Triggered(), poisoned), guarded(Strip(), Triggered(), poisoned, TRAIN)
+    suspect = with_trigger(TEST.x)
+    assert (fooled.respond(suspect, torch.Generator()).accepted).all()
+    assert not (wise.respond(suspect, torch.Generator()).accepted).any()

@@ -29,6 +29,7 @@ class Fake:
     kept: Tensor
     answer: Callable[[Tensor], Tensor] | None = None
     asked: list[Tensor] = field(default_factory=list)
+    suspicion: Tensor | None = None
     memo: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def score(self, x: Tensor, rng: Streams) -> Tensor:

@@ -224,6 +224,17 @@ def test_what_a_defense_left_out_is_its_detection(make, kept, tpr, fpr):
     assert found.metrics["detection_fpr"].value == pytest.approx(fpr)
 
 
+def test_how_suspect_rows_were_is_kept_and_ranked(make):
+    made = make(Attack(lambda d: flip(d, list(range(6)))), THREAT)
+    made.served.suspicion = torch.arange(64).double()
+    made.served.suspicion[40:] = torch.nan  # dropped before a filter looked: least suspect
+    found = poisoning.run(made.bench)
+    assert np.array_equal(found.outcome.row_suspicion, made.served.suspicion.numpy(), equal_nan=True)
+    # 6 poisoned rows stand below 34 clean ones, and above 24
+    assert found.metrics["row_detection_auc"].value == pytest.approx(24 / 58)
+    assert "row_detection_auc" not in poisoning.run(make(Attack(), THREAT).bench).metrics
+
+
 def test_added_rows_can_be_detected_too(make):
     kept = torch.cat([TRAIN.ids, torch.tensor([-2])])
     found = poisoning.run(make(Attack(lambda d: append(d, [-1, -2])), THREAT, kept=kept).bench)

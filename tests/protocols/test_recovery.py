@@ -17,7 +17,7 @@ from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System, opened
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols import poisoning, recovery
-from firstline.benchmark.protocols.bench import Point, Sight
+from firstline.benchmark.protocols.bench import CLEAN_ROWS, CLEAN_SHARE, Point, Sight
 from firstline.defenses.fine_tuning import FineTuning
 
 CPU = torch.device("cpu")
@@ -150,7 +150,7 @@ def test_the_defender_gets_clean_rows_that_no_attacker_had_and_the_rows_that_it_
     made = bench_of(Oracle(), kept=SPLITS.train.ids[10:])
     poisoning.run(made.bench)
     (known,) = made.incidents
-    assert len(known.clean) == recovery.CLEAN_ROWS > recovery.CLEAN_SHARE * 256
+    assert len(known.clean) == CLEAN_ROWS > CLEAN_SHARE * 256
     assert torch.equal(known.clean.x, SPLITS.aux.x[known.clean.ids])
     assert torch.equal(known.clean.y, SPLITS.aux.y[known.clean.ids])
     assert known.suspects.ids.tolist() == list(range(10))
