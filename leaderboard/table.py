@@ -39,9 +39,19 @@ COLUMNS = {
         "detection_tpr",
         "detection_fpr",
     ),
-    "membership": ("auc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "balanced_accuracy", "test_accuracy"),
+    "membership": (
+        "tpr_at_0.1pct_fpr",
+        "tpr_at_1pct_fpr",
+        "auc",
+        "balanced_accuracy",
+        "canary_tpr_at_1pct_fpr",
+        "canary_auc",
+        "train_accuracy",
+        "test_accuracy",
+    ),
 }
-RANKED_BY = {"poisoning": "accuracy", "membership": "auc"}
+# The first that the records have: low rates are left out where examples are too few.
+RANKED_BY = {"poisoning": ("accuracy",), "membership": ("tpr_at_0.1pct_fpr", "tpr_at_1pct_fpr", "auc")}
 BACKDOORS = "attack_success_rate"  # what tables of backdoors are ranked by
 UNDEFENDED = "none"
 LEAST_LOSS = 0.05  # of the undefended system under the worst case; less, and the attacks prove nothing
@@ -239,7 +249,8 @@ def metrics_table(records: Sequence[Record]) -> Table:
     measures = [declared[name] for name in wanted if name in declared]
     threat = _threat(records[0].threat)
     is_backdoor = threat is not None and threat.goal == "backdoor"
-    score = declared.get(BACKDOORS if is_backdoor else RANKED_BY.get(vector, ""))
+    by = (BACKDOORS,) if is_backdoor else RANKED_BY.get(vector, ())
+    score = next((declared[name] for name in by if name in declared), None)
     if score and score.better == "neither":
         score = None
     cells = {defense: _metrics_cells(grid, defense, measures, score) for defense in grid.defenses}

@@ -103,6 +103,12 @@ METRICS = {
         "Relapse",
         "How much more of the backdoor a few fresh poisons bring back than they teach a system that never had it.",
     ),
+    "canary_auc": ("AUC, canaries", "The same among the examples that were given a wrong label."),
+    "canary_tpr_at_1pct_fpr": (
+        "Canaries found at 1%",
+        "Share of trained examples with a wrong label that are found at 1% false alarms among such.",
+    ),
+    "train_accuracy": ("Train accuracy", "Share of its training examples that a system answers right."),
     "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
 }
 DIRECTIONS = {

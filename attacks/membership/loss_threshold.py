@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from firstline.benchmark.core.contracts import Membership
+from firstline.attacks.membership.signals import told
+from firstline.benchmark.core.contracts import Membership, Shadows
 from firstline.benchmark.core.data import Data
-from firstline.benchmark.core.losses import cross_entropies
 from firstline.benchmark.core.registry import attack
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.metrics.membership import losses
 
 
-@attack("loss-threshold")
+@attack("loss-threshold", version=2)
 @dataclass(frozen=True)
 class LossThreshold(Membership):
     """Score each candidate by minus its cross-entropy, in float64 so that tiny losses still differ."""
@@ -22,8 +24,7 @@ class LossThreshold(Membership):
     goals = ("scores",)
 
     def score(
-        self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams
+        self, target: Target, candidates: Data, shadows: Shadows | None, threat: Threat, rng: Streams
     ) -> Tensor:
         """Return minus the loss (n,) of each candidate; one query each."""
-        logits = target.scores(candidates.x).logits.double()
-        return -cross_entropies(logits, candidates.y)
+        return torch.from_numpy(-losses(*told(target, candidates)))

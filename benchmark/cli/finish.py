@@ -15,7 +15,7 @@ from firstline.benchmark.run.store import Store, write_whole
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
     from firstline.benchmark.run.keys import Cell
-    from firstline.leaderboard.table import Estimate, Table
+    from firstline.leaderboard.table import Estimate, Measure, Table
 
 
 def warn(text: str) -> None:
@@ -59,14 +59,12 @@ def summarise(store: Store, records: "list[Record]") -> "list[Table]":
 
 
 def _rows(one: "Table") -> tuple[list[str], list[list[str]]]:
-    extra = (
-        ["CLEAN"] if one.vector == "evasion" else [m.name.upper() for m in one.measures if m != one.score][:3]
-    )
+    beside = [] if one.vector == "evasion" else [m for m in one.measures if m != one.score][:3]
     score = "WORST CASE" if one.vector == "evasion" else one.score.name.upper() if one.score else ""
-    head = ["RANK", score, *extra, "DEFENSE"]
+    head = ["RANK", score, *([m.name.upper() for m in beside] or ["CLEAN"]), "DEFENSE"]
     rows = []
     for row in one.rows:
-        others = [row.clean] if one.vector == "evasion" else [_lowest(row, name.lower()) for name in extra]
+        others = [row.clean] if one.vector == "evasion" else [_worst(row, measure) for measure in beside]
         rank = f"{row.place.rank}" if row.place else "-"
         why = f"  ({row.objections[0]})" if row.objections else ""
         rows.append([rank, _number(row.score), *[_number(o, short=True) for o in others], row.defense + why])
@@ -86,9 +84,10 @@ def _detections(one: "Table") -> tuple[list[str], list[list[str]]]:
     return [*(heading(name).upper() for name in there), "ATTACK", "DEFENSE"], rows
 
 
-def _lowest(row: Any, name: str) -> "Estimate | None":
-    found = [cell.estimates[name] for cell in row.cells if name in cell.estimates]
-    return min(found, key=lambda estimate: estimate.value) if found else None
+def _worst(row: Any, measure: "Measure") -> "Estimate | None":
+    found = [cell.estimates[measure.name] for cell in row.cells if measure.name in cell.estimates]
+    pick = max if measure.better == "lower" else min
+    return pick(found, key=lambda estimate: estimate.value) if found else None
 
 
 def _number(found: "Estimate | None", short: bool = False) -> str:

@@ -7,10 +7,19 @@ from torch import Tensor
 
 from firstline.benchmark.contract.checks import applies_to
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Attack, Evasion, Membership, PoisonedData, Poisoning
+from firstline.benchmark.core.contracts import (
+    Attack,
+    Defense,
+    Evasion,
+    Membership,
+    PoisonedData,
+    Poisoning,
+    Shadows,
+)
 from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import GOALS, VECTORS, Threat
@@ -169,17 +178,40 @@ def within_budget(attack: Poisoning, folder: Path | None) -> None:
             assert not unlisted, f"{unlisted} changed or added rows are not listed as poisoned"
 
 
+def _shadows(data: Data) -> list[System]:
+    """Nine systems, each fitted to an even half of the rows of data."""
+    rngs = [Streams(0).child(str(number)) for number in range(9)]
+    return Stack((Defense(),)).fit_many(Blobs(), data, _seen(len(rngs), len(data)), rngs, torch.device("cpu"))
+
+
+def _seen(systems: int, rows: int) -> Tensor:
+    """Positions (systems, rows // 2): every other system has the same half."""
+    return torch.stack([torch.arange(number % 2, rows, 2) for number in range(systems)])
+
+
+def _known(systems: list[System], candidates: Data, population: Data) -> Shadows:
+    def answers(x: Tensor) -> Tensor:
+        return torch.stack([system.respond(x, torch.Generator()).logits for system in systems])
+
+    member = torch.zeros(len(systems), len(candidates), dtype=torch.bool)
+    member.scatter_(1, _seen(len(systems) + 1, len(candidates))[1:], value=True)
+    return Shadows(systems, member, answers(candidates.x), population, answers(population.x))
+
+
 @applies_to(Membership)
 def scores(attack: Membership, folder: Path | None) -> None:
     """Scores every candidate with a number, the same for the same seed."""
     splits = Blobs().load(None)
+    candidates = splits.train.rows(torch.arange(32))
+    system, *others = _shadows(candidates)
     for goal in attack.goals:
         threat = Threat.parse(f"membership/white/{goal}")
-        candidates = splits.test.rows(torch.arange(32))
-        found = [
-            attack.score(_target(Blobs().best(), threat, 32), candidates, splits.aux, threat, Streams(0))
-            for _ in range(2)
-        ]
+        known = _known(others, candidates, splits.aux) if "architecture" in attack.needs else None
+        mine = Data(candidates.x.clone(), candidates.y.clone(), candidates.ids.clone())
+        found = [attack.score(_target(system, threat, 32), mine, known, threat, Streams(0)) for _ in range(2)]
+        assert torch.equal(mine.x, candidates.x) and torch.equal(mine.y, candidates.y), (
+            f"{goal}: it wrote to the candidates"
+        )
         assert tuple(found[0].shape) == (32,), f"{goal}: scores have shape {tuple(found[0].shape)}"
         assert not torch.isnan(found[0]).any(), f"{goal}: some scores are NaN"
         assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave other scores"

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -304,6 +304,22 @@ class Extraction(Attack, ABC):
         """Return a copy of the system: a module that maps inputs (n, *shape) to logits."""
 
 
+@dataclass(frozen=True)
+class Shadows:
+    """What an attacker who knows the architecture fits itself: k systems, each to half of the rows.
+
+    They are defended as the target is where the threat grants the defense, and not at all where it doesn't. member
+    (k, n) says which candidates each was fitted to; logits (k, n, classes) are its answers to them. population are m
+    rows that no system was fitted to, and population_logits (k, m, classes) the answers to those.
+    """
+
+    systems: Sequence[System]
+    member: Tensor
+    logits: Tensor
+    population: Data
+    population_logits: Tensor
+
+
 class Membership(Attack, ABC):
     """Tells training examples from others."""
 
@@ -311,9 +327,13 @@ class Membership(Attack, ABC):
 
     @abstractmethod
     def score(
-        self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams
+        self, target: Target, candidates: Data, shadows: Shadows | None, threat: Threat, rng: Streams
     ) -> Tensor:
-        """Return a score (n,) for each candidate; the higher, the more likely it was trained on."""
+        """Return a score (n,) for each candidate; the higher, the more likely it was trained on.
+
+        shadows is None where the attack doesn't need the architecture. Scores must compare from target to target:
+        thresholds are set on those of other systems.
+        """
 
 
 class Inversion(Attack, ABC):

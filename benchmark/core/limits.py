@@ -70,6 +70,7 @@ CARLINI = "Carlini et al. 2019, arXiv:1902.06705, sections 4 and 5"
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420, section 3.1"
 PINTOR = "Pintor et al. 2022, arXiv:2106.09947"
 CROCE = "Croce & Hein 2020, arXiv:2003.01690; AutoAttack's own flags"
+DAS = "Das, Zhang & Tramèr 2024, arXiv:2406.16201"
 OURS = "firstline"
 
 LIMITS: dict[str, Limit] = {
@@ -123,6 +124,9 @@ LIMITS: dict[str, Limit] = {
     ),
     "broken_certificates": Limit(
         7, "{value} of the examples are answered wrongly within a radius for which the system proved its answer (limit {limit})", OURS, 0.0, 0.02
+    ),
+    "blind_advantage": Limit(
+        8, "rows alone, without the system, tell members from others {value} standard deviations better than chance (limit {limit})", DAS, None, 4.0, form=".1f"
     ),
     "invalid_answers": Limit(
         7, "{value} of the adversarial inputs got NaN or infinite logits; they count as errors", OURS, 0.0

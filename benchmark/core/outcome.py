@@ -114,15 +114,21 @@ class ExtractionOutcome(Outcome):
 
 @dataclass(frozen=True)
 class MembershipOutcome(Outcome):
-    """Per candidate whether it was trained on, the attack's score and its queries; and the system's utility."""
+    """Per target and candidate, (targets, n), whether it was trained on, the attack's score, whether the answer is right.
+
+    ids, label (the one that was trained on), canary (whether it is wrong) and queries, of all targets together, are
+    per candidate; test_right (targets, m) says which test examples each target is right about.
+    """
 
     vector = "membership"
     ids: Ints
+    label: Ints
+    canary: Bools
     member: Bools
     score: Floats
+    right: Bools
+    test_right: Bools
     queries: Ints
-    label: Ints
-    answer: Ints
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Defenses in order: the hooks of a stack chain those of its layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import process_time
 
@@ -12,6 +12,7 @@ from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare, System
+from firstline.benchmark.core.training_many import train_many
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,53 @@ class Stack:
             raise ContractBroken(
                 f"{trainer.name}: train returned {type(module).__name__} instead of a module"
             )
+        system = self._deployed(task, module, data, rng, device, clean)
+        return Fitted(system, data.ids.cpu(), process_time() - start, suspicion)
+
+    def fit_many(
+        self,
+        task: Task,
+        data: Data,
+        rows: torch.Tensor,
+        rngs: Sequence[Streams],
+        device: torch.device,
+        clean: Data | None = None,
+    ) -> list[System]:
+        """Return the systems fitted to data at rows (k, m), each from its own random streams, as `fit` would.
+
+        Networks are trained all at once where the defense changes neither the data nor the training itself.
+        """
+        trainer = self.trainer()
+        alone = any("collect" in layer.facts()["hooks"] for layer in self.layers)
+        if alone or type(trainer).train is not Defense.train:
+            return [
+                self.fit(task, data.rows(mine), rng, device, clean=clean).system
+                for mine, rng in zip(rows, rngs, strict=True)
+            ]
+        data = data.to(device)
+        modules = train_many(
+            [initialise(lambda: trainer.build(task), rng).to(device) for rng in rngs],
+            data,
+            rows,
+            trainer.recipe(task),
+            [rng.child("train") for rng in rngs],
+            objective=trainer.objective,
+        )
+        return [
+            self._deployed(task, module, data.rows(mine.to(device)), rng, device, clean)
+            for module, mine, rng in zip(modules, rows, rngs, strict=True)
+        ]
+
+    def _deployed(
+        self,
+        task: Task,
+        module: nn.Module,
+        data: Data,
+        rng: Streams,
+        device: torch.device,
+        clean: Data | None,
+    ) -> System:
+        """The system around a trained network, calibrated and frozen."""
         systems = [s.to(device).eval() for s in self.assemble(task, module)]
         clean = clean if clean is None else clean.to(device)
         for layer, system in zip(self.layers, systems[1:], strict=True):
@@ -117,7 +165,7 @@ class Stack:
                 layer.calibrate(system, data, about)
         system = systems[-1].eval().requires_grad_(False)
         self._check_finite(system, "fitted")
-        return Fitted(system, data.ids.cpu(), process_time() - start, suspicion)
+        return system
 
     def repairs(self) -> tuple[Defense, ...]:
         """Return the layers that repair a system after an incident."""

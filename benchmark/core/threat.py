@@ -57,6 +57,13 @@ def _severity(text: str) -> float:
     return value
 
 
+def _pairs(text: str) -> int:
+    value = int(text)
+    if value < 2 or value % 2:
+        raise ValueError(text)
+    return value
+
+
 def _yes(text: str) -> bool:
     return {"yes": True, "no": False}[text]
 
@@ -124,7 +131,10 @@ OPTIONS: dict[str, _Form] = {
     "train": _SHARE,
     "aux": _YES,
     "defense": _Form(_one_of("known", "unknown"), str, "known or unknown"),
+    "shadows": _Form(_pairs, str, "an even number of at least 2, such as 16 or 64"),
+    "canaries": _COUNT,
 }
+SHADOWS = 16  # systems of a bank
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,9 @@ class Threat:
 
     amount is the radius (evasion, input units), the share of the training set (poisoning) or the query
     budget (extraction), and None elsewhere. queries is a budget per attacked example for evasion and
-    membership, None meaning unlimited. train is the share of the training rows that the attacker holds.
+    membership, None meaning unlimited. train is the share of the training rows that the attacker holds. For
+    membership, shadows is how many systems are fitted to halves of the rows, each of them a target, and a shadow of
+    the others; canaries is how many of the rows get a wrong label first, and are asked about apart.
     """
 
     vector: str
@@ -145,6 +157,8 @@ class Threat:
     train: float = 0.0
     aux: bool = False
     defense: str = "unknown"
+    shadows: int = SHADOWS
+    canaries: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "Threat":
@@ -189,6 +203,8 @@ class Threat:
                     f"threat {text!r}: the amount already is the query budget; leave out queries="
                 )
             given["queries"] = amount
+        if vector != "membership" and (odd := sorted({"shadows", "canaries"} & set(given))):
+            raise FirstlineError(f"threat {text!r}: only membership has {odd[0]}=")
         if vector in SECRET and given.get("train"):
             raise FirstlineError(
                 f"threat {text!r}: {vector} is about the training data, which can't be granted"
@@ -203,6 +219,8 @@ class Threat:
         implied: dict[str, Any] = {
             "answers": "scores",
             "queries": None,
+            "shadows": SHADOWS,
+            "canaries": 0,
             **_defaults(self.vector, self.knowledge),
         }
         if self.vector in ("extraction", "membership"):

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from firstline.benchmark.metrics.checks import Floats, Ints, floats, within
+from firstline.benchmark.metrics.checks import Floats, Ints, classes_of, floats, within
 
 SUM = 1e-4  # what the probabilities of an example may miss 1 by: float32 softmax over many classes
 
@@ -86,11 +86,8 @@ def brier(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
 
 def _answers(probabilities: NDArray[Any], labels: NDArray[Any]) -> tuple[Floats, Ints]:
     p = floats("probabilities", probabilities, "n, classes")
-    if labels.shape != (len(p),):
-        raise ValueError(f"need one label per example, got shape {labels.shape} for {len(p)} examples")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= p.shape[1]:
-        raise ValueError(f"labels must be whole numbers from 0 to {p.shape[1] - 1}, the classes there are")
+    y = classes_of(labels, len(p), p.shape[1])
     within("probabilities", p, 0, 1)
     if _sum_error(p) > SUM:
         raise ValueError("the probabilities of an example must sum to 1: apply softmax to scores first")
-    return p, labels.astype(np.int64, copy=False)
+    return p, y

@@ -64,3 +64,19 @@ def within(what: str, values: Floats, low: float, high: float) -> None:
     least, most = float(values.min()), float(values.max())
     if least < low or most > high:
         raise ValueError(f"{what} must lie in [{low:g}, {high:g}], got values from {least:g} to {most:g}")
+
+
+def flags(what: str, values: NDArray[Any], shape: tuple[int, ...]) -> Bools:
+    """Return values as contiguous booleans. Raises ValueError unless they are booleans of this shape."""
+    if values.shape != shape or values.dtype != np.bool_:
+        raise ValueError(f"{what} must be {shape} of True and False, got {values.dtype} {values.shape}")
+    return np.ascontiguousarray(values)
+
+
+def classes_of(labels: NDArray[Any], examples: int, classes: int) -> Ints:
+    """Return labels as int64. Raises ValueError unless they are one class per example, from 0 to classes - 1."""
+    if labels.shape != (examples,):
+        raise ValueError(f"need one label per example, got shape {labels.shape} for {examples} examples")
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be whole numbers from 0 to {classes - 1}, the classes there are")
+    return labels.astype(np.int64, copy=False)

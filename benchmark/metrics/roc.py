@@ -1,4 +1,4 @@
-"""How well scores separate positives from negatives, ties included: AUC and TPR at a low FPR, the ROC curve."""
+"""How well scores separate positives from negatives, ties included: AUC, TPR at a low FPR, the ROC curve."""
 
 from typing import NamedTuple
 
@@ -41,10 +41,19 @@ def _tpr_at(positive: Ints, negative: Ints, fpr: float) -> float:
     return float(hits / positive.sum())
 
 
-def is_rate(fpr: float) -> None:
-    """Raise ValueError unless fpr is a share."""
-    if not 0 <= fpr <= 1:
-        raise ValueError(f"the false-positive rate must lie in [0, 1], got {fpr}; 1% is 0.01")
+def is_rate(rate: float, kind: str = "false-positive") -> None:
+    """Raise ValueError unless rate is a share; kind says of what, in the message."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"the {kind} rate must lie in [0, 1], got {rate}; 1% is 0.01")
+
+
+def resolvable(rate: float, examples: int) -> bool:
+    """Return whether this many examples allow at least one error at rate; with fewer, a TPR there says little.
+
+    >>> resolvable(0.001, 999), resolvable(0.001, 1000)
+    (False, True)
+    """
+    return rate * examples * (1 + 1e-12) >= 1
 
 
 def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
@@ -68,6 +77,19 @@ def tpr_at_fpr(scores: Floats, positive: NDArray[np.bool_], fpr: float) -> float
     is_rate(fpr)
     table = ranked(scores, positive)
     return float(_tpr_at(table.positive, table.negative, fpr))
+
+
+def tnr_at_fnr(scores: Floats, positive: NDArray[np.bool_], fnr: float) -> float:
+    """Return the highest true-negative rate of a threshold whose false-negative rate is at most fnr, in [0, 1].
+
+    How many can be told with confidence to be no members, where tpr_at_fpr says how many to be members; no
+    interpolation. Source: Chen & Pattabiraman 2024, arXiv:2307.01610 (HAMP), at an FNR of 0.1%.
+
+    >>> tnr_at_fnr(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True]), 0.1)
+    0.5
+    """
+    is_rate(fnr, "false-negative")
+    return tpr_at_fpr(-scores, ~positive, fnr)
 
 
 def roc_curve(scores: Floats, positive: NDArray[np.bool_]) -> Curve:

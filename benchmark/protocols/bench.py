@@ -57,6 +57,22 @@ Look = Callable[[System], Sight]
 
 
 @dataclass(frozen=True)
+class Bank:
+    """Systems in complementary pairs: 2p and 2p + 1 are fitted to two halves of the same rows.
+
+    rows (k, m) are the positions in data of what each was fitted to; canary (n,) says which rows of data got a wrong
+    label first. answers holds by name, once somebody asked, logits (k, n, classes) and labels (k, n).
+    """
+
+    systems: list[System]
+    data: Data
+    rows: Tensor
+    canary: Tensor
+    answers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    memo: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Mended:
     """A repaired system, and what was seen of it on the way."""
 
@@ -68,7 +84,8 @@ class Mended:
 class Bench:
     """One cell, ready to run. fit returns the system fitted to clean data, or to poisoned data.
 
-    repair returns a served system as the stack repairs it; look is how it is seen on the way.
+    repair returns a served system as the stack repairs it; look is how it is seen on the way. bank returns the systems
+    of membership inference, with the stack's defense or without any.
     """
 
     task: Task
@@ -82,6 +99,7 @@ class Bench:
     fit: Callable[[PoisonedData | None], Served]
     repair: Callable[[Served, Incident, Look], Mended]
     stage: Callable[[str], None]
+    bank: Callable[[bool], Bank] | None = None
 
     def target(self, system: System, examples: int | None, build_rng: Streams) -> Target:
         """Return the attack's door to system."""

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import System
 from firstline.benchmark.protocols.bench import (
+    Bank,
     Bench,
     Look,
     Measured,
@@ -30,11 +31,13 @@ from firstline.benchmark.protocols.bench import (
     Sight,
     clean_rows,
 )
+from firstline.benchmark.protocols.membership import halves, with_canaries
 from firstline.benchmark.protocols.recovery import traced
 from firstline.benchmark.protocols.table import PROTOCOLS
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.environment import now, peak_memory_mb
 from firstline.benchmark.run.keys import Cell
+from firstline.benchmark.run.matrix import undefended as undefended_layers
 from firstline.benchmark.run.recording import Job, make_record
 from firstline.benchmark.run.scorer import BlindScorer, Blueprint, Nursery, answers, scoring
 from firstline.benchmark.run.store import Damaged, Store, Unwritable
@@ -83,6 +86,7 @@ class Group:
     splits: Splits | None = None
     clean: Fit | None = None
     failed: BaseException | None = None
+    banks: dict[tuple[bool, int, int], Bank] = field(default_factory=dict)
     open: ExitStack = field(default_factory=ExitStack)
 
 
@@ -212,6 +216,10 @@ def _measure(
         )
         return Mended(made["repair"], trace)
 
+    def bank(defended: bool) -> Bank:
+        progress.enter("fit")
+        return _bank(cell, group, task, stack if defended else None, splits, rng, blueprint)
+
     bench = Bench(
         task=task,
         splits=splits,
@@ -224,6 +232,7 @@ def _measure(
         fit=fit,
         repair=repair,
         stage=progress.enter,
+        bank=bank,
     )
     return PROTOCOLS[cell.threat.vector](bench)
 
@@ -303,6 +312,48 @@ def _repair(
     system = blueprint.rebuild(state)
     scorer = temporary.enter_context(scoring(group.nursery, blueprint, state)) if group.nursery else None
     return Fit(system, served.kept, facts["seconds"], task.classes, cell.device, scorer), trace
+
+
+def _bank(
+    cell: Cell,
+    group: Group,
+    task: Task,
+    stack: Stack | None,
+    splits: Splits,
+    rng: Streams,
+    blueprint: Blueprint,
+) -> Bank:
+    """The bank of stack, or of no defense: pair by pair as stored, what is missing fitted all at once."""
+    undefended = () if stack is not None else undefended_layers()
+    plan = blueprint if stack is not None else replace(blueprint, defense=undefended)
+    name = (stack is not None, cell.threat.shadows, cell.threat.canaries)
+    if name in group.banks:
+        return group.banks[name]
+    data, canary = with_canaries(splits.train, task.classes, cell.threat.canaries, rng)
+    rows = halves(len(data), cell.threat.shadows, rng)
+    wanted = [keys.key(keys.bank_preimage(cell, undefended, pair)) for pair in range(len(rows) // 2)]
+    found = [_stored(group.store, key)[0] for key in wanted]
+    if missing := [pair for pair, state in enumerate(found) if not state]:
+        members = [number for pair in missing for number in (2 * pair, 2 * pair + 1)]
+        made = plan.items()[1].fit_many(
+            task,
+            data,
+            rows[members],
+            [rng.child("fit", "shadow", str(number)) for number in members],
+            group.device,
+            clean_rows(splits, rng),
+        )
+        for pair, two in zip(missing, zip(made[::2], made[1::2], strict=True), strict=True):
+            state = {f"{i}.{k}": v for i, one in enumerate(two) for k, v in one.state_dict().items()}
+            group.store.save_fit(wanted[pair], state, {})
+            found[pair] = state
+    systems = [
+        plan.rebuild({k[2:]: v for k, v in state.items() if k[0] == half})
+        for state in found
+        for half in ("0", "1")
+    ]
+    group.banks[name] = Bank(systems, data, rows, canary)
+    return group.banks[name]
 
 
 def _stored(store: Store, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

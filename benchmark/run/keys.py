@@ -123,6 +123,19 @@ def fit_preimage(cell: Cell, *, poisoned: bool) -> dict[str, Any]:
     }
 
 
+def bank_preimage(cell: Cell, undefended: tuple[Use, ...], pair: int) -> dict[str, Any]:
+    """Two systems fitted to complementary halves, with the cell's defense, or with undefended where that is any."""
+    return {
+        "stage": "bank/1",
+        "data": data_preimage(cell),
+        "defense": [layer.identity() for layer in undefended or cell.defense],
+        "canaries": cell.threat.canaries,
+        "pair": pair,
+        "seed": cell.seed,
+        "numeric": numeric(cell.device),
+    }
+
+
 def repair_preimage(cell: Cell) -> dict[str, Any]:
     """The repaired system, and what was seen of it on the way, on so many examples."""
     return {

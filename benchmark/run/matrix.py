@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from firstline.benchmark.core.catalog import Card, Catalog, create
+from firstline.benchmark.core.catalog import Card, Catalog, create, load
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.packages import absent
 from firstline.benchmark.core.ref import Ref
@@ -107,7 +107,12 @@ def fitted(stack: tuple[Use, ...], catalog: Catalog) -> tuple[Use, ...]:
     if not any(map(only_repairs, stack)):
         return ()
     rest = tuple(layer for layer in stack if not only_repairs(layer))
-    return rest or (use(catalog.get("defense", "none"), Ref("none")),)
+    return rest or undefended(catalog)
+
+
+def undefended(catalog: Catalog | None = None) -> tuple[Use, ...]:
+    """Return the stack that does nothing."""
+    return (use((catalog or load()).get("defense", "none"), Ref("none")),)
 
 
 def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str | None:

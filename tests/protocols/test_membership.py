@@ -1,226 +1,307 @@
-"""The membership protocol: who is asked about, and what scores are worth."""
+"""The membership protocol: who is fitted to what, what the attacker gets, and what scores are worth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from firstline.attacks.membership.loss_threshold import LossThreshold
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Membership
+from firstline.benchmark.core.contracts import Membership, Shadows
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import MembershipOutcome
 from firstline.benchmark.core.rng import Streams
+from firstline.benchmark.core.system import Response, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.protocols import membership
+from firstline.benchmark.protocols.bench import Bank
 
-THREAT = "membership/black/scores"
-TASK = Blobs(train=400, test=400)
+THREAT = "membership/gray/scores"
+TASK = Blobs(train=400, test=60, sigma=0.1)  # the best classifier is always right
 SPLITS = TASK.load(None)
+K = 6
+
+
+class Leaky(System):
+    """Answers rightly, and says by how sure it is whether it was fitted to the input."""
+
+    def __init__(self, data: Data, sure: float = 9.0) -> None:
+        super().__init__(Blobs().best())
+        self.register_buffer("known", data.x.flatten(1))
+        self.sure = sure
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        answer = self.inner.respond(x, rng).labels
+        seen = (x.flatten(1)[:, None] == self.get_buffer("known")[None]).all(2).any(1)
+        logits = torch.nn.functional.one_hot(answer, 2) * torch.where(seen, self.sure, 1.0)[:, None]
+        return Response(logits)
+
+
+def bank_of(system: Callable[[Data], System], canaries: int = 0, systems: int = K) -> Bank:
+    data, canary = membership.with_canaries(SPLITS.train, 2, canaries, Streams(0))
+    rows = membership.halves(len(data), systems, Streams(0))
+    return Bank([system(data.rows(mine)) for mine in rows], data, rows, canary)
 
 
 @dataclass(frozen=True)
 class Attack(Membership):
-    """Scores candidates by a function of them."""
+    """Scores candidates by a function of them; given holds what it was called with."""
 
     name = "planted"
-    needs = ("scores",)
+    needs = ("scores", "architecture")
     goals = ("scores", "labels")
 
     rate: Callable[[Data], object] = lambda data: torch.zeros(len(data))
+    given: list[tuple[Target, Data, Shadows | None]] = field(default_factory=list, compare=False)
 
     def score(
-        self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams
+        self, target: Target, candidates: Data, shadows: Shadows | None, threat: Threat, rng: Streams
     ) -> Tensor:
+        self.given.append((target, candidates, shadows))
         return self.rate(candidates)
 
 
-def is_member(data: Data) -> Tensor:
-    """Peek at the training data, which no attack can."""
-    return (data.x[:, None] == SPLITS.train.x[None]).flatten(2).all(2).any(1)
+def run(make, attack: Membership, bank: Bank | None = None, threat: str = THREAT, **more):
+    banks = {True: bank or bank_of(Leaky), False: bank_of(lambda data: Leaky(data, sure=3.0))}
+    asked: list[bool] = []
 
+    def told(defended: bool) -> Bank:
+        asked.append(defended)
+        return banks[defended]
 
-def perfect(data: Data) -> Tensor:
-    return is_member(data).float()
-
-
-def chance(data: Data) -> Tensor:
-    return torch.rand(len(data), generator=torch.Generator().manual_seed(5))
-
-
-def run(make, rate, **more):
     given = {"task": TASK, "splits": SPLITS, "examples": 400, **more}
-    made = make(Attack(rate), THREAT, **given)
-    return membership.run(made.bench), made
+    made = make(attack, threat, **given)
+    return membership.run(replace(made.bench, bank=told)), made, asked
 
 
 def values(found) -> dict[str, float]:
     return {name: metric.value for name, metric in found.metrics.items()}
 
 
-def test_perfect_scores_are_worth_everything(make):
-    found, made = run(make, perfect)
-    assert made.stages == ["fit", "craft", "score", "measure"]
-    for name in ("auc", "tpr_at_1pct_fpr", "balanced_accuracy"):
+def chance(data: Data) -> Tensor:
+    return torch.rand(len(data), generator=torch.Generator().manual_seed(int(data.ids.sum())))
+
+
+def test_a_system_that_gives_its_rows_away_is_found_out(make):
+    found, made, _ = run(make, LossThreshold())
+    assert made.stages == ["craft", "measure"]
+    for name in ("auc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "tnr_at_0.1pct_fnr", "balanced_accuracy"):
         assert values(found)[name] == 1.0
-    assert (found.outcome.member == (found.outcome.score == 1)).all()
+    assert found.gate.verdict == "pass"
+    assert dict(found.curves["roc"])[1e-4] == 1.0
 
 
-def test_scores_by_chance_are_worth_nothing(make):
-    found, _ = run(make, chance)
-    assert values(found)["auc"] == pytest.approx(0.5, abs=0.08)
-    assert values(found)["balanced_accuracy"] == pytest.approx(0.5, abs=0.08)
-    assert values(found)["tpr_at_1pct_fpr"] < 0.1
-    assert found.metrics["auc"].lo < 0.5 < found.metrics["auc"].hi
+def test_a_system_that_gives_nothing_away_leaves_guessing(make):
+    found, _, _ = run(make, LossThreshold(), bank_of(lambda data: Leaky(data.rows(torch.arange(0)))))
+    assert values(found)["auc"] == pytest.approx(0.5, abs=0.03)
+    assert values(found)["balanced_accuracy"] == pytest.approx(0.5, abs=0.03)
+    assert found.metrics["auc"].lo <= 0.5 <= found.metrics["auc"].hi
 
 
-@pytest.mark.parametrize(
-    "rate", [lambda d: torch.zeros(len(d)), lambda d: (torch.arange(len(d)) // 100).float()]
-)
-def test_ties_are_worth_nothing_because_candidates_are_shuffled(make, rate):
-    found, _ = run(make, rate)
-    assert values(found)["balanced_accuracy"] == pytest.approx(0.5, abs=0.08)
-    assert values(found)["auc"] == pytest.approx(0.5, abs=0.08)
+@pytest.mark.parametrize("rate", [lambda d: torch.zeros(len(d)), lambda d: torch.arange(len(d)) // 50])
+def test_ties_are_told_apart_by_chance(make, rate):
+    found, _, _ = run(make, Attack(rate))
+    assert values(found)["tpr_at_1pct_fpr"] == pytest.approx(0.01, abs=0.015)
+    assert values(found)["auc"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_upside_down_scores_are_worth_less_than_nothing(make):
-    found, _ = run(make, lambda data: -perfect(data))
-    assert values(found)["auc"] == 0
-    assert values(found)["balanced_accuracy"] == 0
+    @dataclass(frozen=True)
+    class Upside(LossThreshold):
+        def score(self, *given: object) -> Tensor:
+            return -super().score(*given)
+
+    assert values(run(make, Upside())[0])["auc"] == 0
 
 
 def test_infinite_scores_can_be_ranked(make):
-    found, _ = run(make, lambda data: torch.where(is_member(data), torch.inf, -torch.inf))
-    assert values(found)["auc"] == 1
+    @dataclass(frozen=True)
+    class Sure(LossThreshold):
+        def score(self, *given: object) -> Tensor:
+            return torch.where(super().score(*given) > -0.1, torch.inf, -torch.inf)
+
+    assert values(run(make, Sure())[0])["auc"] == 1
 
 
 @pytest.mark.parametrize(
     ("rate", "said"),
     [
         (lambda d: torch.full((len(d),), torch.nan), "returned 400 NaN scores"),
-        (lambda d: perfect(d).index_fill(0, torch.tensor([3]), torch.nan), "returned 1 NaN scores"),
-        (lambda d: torch.zeros(len(d), 1), r"scores of shape \(400, 1\) for 400 candidates"),
-        (lambda d: torch.zeros(7), r"scores of shape \(7,\) for 400 candidates"),
-        (lambda d: [0.0] * len(d), "scores of shape list for 400 candidates"),
-        (lambda d: None, "scores of shape NoneType"),
+        (lambda d: chance(d).index_fill(0, torch.tensor([3]), torch.nan), "returned 1 NaN scores"),
+        (lambda d: torch.zeros(len(d), 1), r"returned scores of shape \(400, 1\) for 400 candidates"),
+        (lambda d: torch.zeros(7), r"returned scores of shape \(7,\) for 400 candidates"),
+        (lambda d: [0.0] * len(d), "returned scores of shape list for 400 candidates"),
     ],
 )
 def test_scores_that_can_not_be_ranked_are_a_failed_cell(make, rate, said):
-    made = make(Attack(rate), THREAT, task=TASK, splits=SPLITS, examples=400)
-    with pytest.raises(ContractBroken, match=f"the attack {said}|the attack returned {said}"):
-        membership.run(made.bench)
-    assert made.stages[-1] == "craft"
+    with pytest.raises(ContractBroken, match=f"the attack {said}"):
+        run(make, Attack(rate))
 
 
-def test_candidates_are_as_many_members_as_others_and_shuffled(make):
-    found, _ = run(make, perfect, examples=100)
-    member = found.outcome.member
-    assert len(member) == 100
-    assert member.sum() == 50
-    assert 10 < member[:50].sum() < 40
-    for split, rows in ((SPLITS.train, member), (SPLITS.test, ~member)):
-        assert (split.y[found.outcome.ids[rows]].numpy() == found.outcome.label[rows]).all()
-        assert len(set(found.outcome.ids[rows].tolist())) == 50
+def test_every_row_is_in_one_system_of_each_pair_and_more_pairs_change_none():
+    rows = membership.halves(101, 6, Streams(0))
+    assert rows.shape == (6, 50)
+    for pair in range(3):
+        both = torch.cat([rows[2 * pair], rows[2 * pair + 1]])
+        assert len(torch.unique(both)) == 100
+    assert torch.equal(membership.halves(101, 10, Streams(0))[:6], rows)
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_canaries_have_a_wrong_label_and_all_else_is_as_it_was():
+    data, canary = membership.with_canaries(SPLITS.train, 2, 30, Streams(0))
+    assert int(canary.sum()) == 30
+    assert (data.y[canary] != SPLITS.train.y[canary]).all()
+    assert torch.equal(data.y[~canary], SPLITS.train.y[~canary])
+    assert torch.equal(data.x, SPLITS.train.x)
+    many = Data.of(torch.zeros(900, 1), torch.zeros(900, dtype=torch.int64))
+    wrong = membership.with_canaries(many, 4, 900, Streams(0))[0].y
+    assert torch.bincount(wrong, minlength=4).tolist() == pytest.approx([0, 300, 300, 300], abs=60)
+    with pytest.raises(ContractBroken, match="401 canaries were asked for, and there are 400 rows"):
+        membership.with_canaries(SPLITS.train, 2, 401, Streams(0))
+
+
+def test_shadows_are_all_systems_but_the_targets_pair(make):
+    attack, bank = Attack(chance), bank_of(Leaky)
+    found, _, asked = run(make, attack, bank, THREAT + ",defense=known", examples=50)
+    assert asked == [True]
+    assert len(attack.given) == K
+    member = membership.members(bank.rows, 400)
+    place = torch.from_numpy(found.outcome.ids)  # ids of the oracle's rows are their positions
+    for number, (_, candidates, shadows) in enumerate(attack.given):
+        others = [k for k in range(K) if k // 2 != number // 2]
+        assert [id(system) for system in shadows.systems] == [id(bank.systems[k]) for k in others]
+        assert torch.equal(shadows.member, member[others][:, place])
+        for system, logits, told in zip(
+            shadows.systems, shadows.logits, shadows.population_logits, strict=True
+        ):
+            assert torch.equal(logits, system.respond(candidates.x, torch.Generator()).logits)
+            assert torch.equal(told, system.respond(SPLITS.aux.x, torch.Generator()).logits)
+        assert torch.equal(shadows.population.x, SPLITS.aux.x)
+    assert (found.outcome.member == member[:, place].numpy()).all()
+
+
+def test_who_does_not_know_the_defense_fits_shadows_without_one(make):
+    attack = Attack(chance)
+    _, _, asked = run(make, attack)
+    assert asked == [True, False]
+    assert all(system.sure == 3.0 for _, _, shadows in attack.given for system in shadows.systems)
+
+
+def test_who_needs_no_shadows_gets_none(make):
+    @dataclass(frozen=True)
+    class Plain(Attack):
+        needs = ("scores",)
+
+    attack = Plain(chance)
+    _, _, asked = run(make, attack, threat="membership/black/scores")
+    assert asked == [True]
+    assert all(shadows is None for _, _, shadows in attack.given)
 
 
 def test_all_defenses_are_asked_about_the_same_candidates(make):
-    (first, _), (again, _), (other, _) = (run(make, chance, seed=seed, examples=60) for seed in (0, 0, 1))
+    first, again, other = (run(make, Attack(chance), seed=seed, examples=60)[0] for seed in (0, 0, 1))
     assert (first.outcome.ids == again.outcome.ids).all()
     assert (first.outcome.ids != other.outcome.ids).any()
 
 
 def test_more_examples_than_there_are_rows_are_as_many_as_there_are(make):
-    found, _ = run(make, perfect, examples=10_000)
-    assert len(found.outcome.member) == 800
+    assert run(make, Attack(chance), examples=10_000)[0].outcome.member.shape == (K, 400)
 
 
-def test_rows_that_the_defense_left_out_are_no_candidates(make):
-    kept = SPLITS.train.ids[SPLITS.train.ids % 4 != 0]
-    found, _ = run(make, perfect, kept=kept)
-    members = found.outcome.ids[found.outcome.member]
-    assert set(members.tolist()) <= set(kept.tolist())
-    assert 100 < len(members) < 200
-    assert (~found.outcome.member).sum() == 200
-    assert values(found)["balanced_accuracy"] == 1.0
-
-
-@pytest.mark.parametrize("what", ["members", "others"])
-def test_without_members_or_others_there_is_nothing_to_tell_apart(make, what):
-    empty = replace(SPLITS, test=SPLITS.test.rows(torch.arange(0)))
-    more = {"kept": torch.tensor([10**6])} if what == "members" else {"splits": empty}
-    with pytest.raises(ContractBroken, match="needs members and non-members; one of them is empty"):
-        run(make, perfect, **more)
+def test_canaries_are_always_asked_about_and_measured_apart(make):
+    found, _, _ = run(make, LossThreshold(), bank_of(Leaky, canaries=20), examples=50)
+    assert int(found.outcome.canary.sum()) == 20
+    assert found.outcome.member.shape == (K, 50)
+    # The leaky system is surer of what it saw, and these labels are wrong: a higher loss.
+    assert values(found)["canary_auc"] == pytest.approx(0.0, abs=0.15)
+    assert 0 < values(found)["auc"] < 1
 
 
 def test_an_attack_that_writes_to_its_candidates_leaves_the_score_alone(make):
     def write(data: Data) -> Tensor:
-        found = perfect(data)
+        found = chance(data)
         data.x.zero_()
         data.y.zero_()
         return found
 
-    assert run(make, write)[0].metrics == run(make, perfect)[0].metrics
+    assert run(make, Attack(write))[0].metrics == run(make, Attack(chance))[0].metrics
 
 
-def test_utility_is_measured_on_members_and_others_apart(make):
-    def right_on_members(x: Tensor) -> Tensor:
-        data = Data.of(x, torch.zeros(len(x), dtype=torch.int64))
-        best = Blobs().best().respond(x, torch.Generator()).labels
-        return torch.where(is_member(data), truth(x), 1 - best)
-
-    def truth(x: Tensor) -> Tensor:
-        same = (x[:, None] == SPLITS.train.x[None]).flatten(2).all(2)
-        return SPLITS.train.y[same.int().argmax(1)]
-
-    found, _ = run(make, perfect, answer=right_on_members)
-    assert values(found)["train_accuracy"] == 1
-    assert values(found)["test_accuracy"] < 0.1
-
-
-def test_a_candidate_costs_its_queries(make):
+def test_a_candidate_costs_its_queries_over_all_targets(make):
     @dataclass(frozen=True)
     class Asking(Attack):
-        def score(
-            self, target: Target, candidates: Data, aux: Data | None, threat: Threat, rng: Streams
-        ) -> Tensor:
-            assert aux is None  # black box
+        def score(self, target: Target, candidates: Data, *rest: object) -> Tensor:
             target.labels(candidates.x)
             return target.scores(candidates.x).logits[:, 0]
 
-    found = membership.run(make(Asking(), THREAT, task=TASK, splits=SPLITS, examples=40).bench)
-    assert found.outcome.queries.tolist() == [2] * 40
-    assert found.queries == 80
+    found, _, _ = run(make, Asking(), examples=40)
+    assert found.outcome.queries.tolist() == [2 * K] * 40
+    assert found.queries == 80 * K
+
+
+def test_rows_that_give_members_away_by_themselves_fail_the_gate(make):
+    bank = bank_of(Leaky)
+    marked = bank.data.x.clone()
+    marked[bank.rows[0], :, :1] += 0.5  # the source of the data says who is a member, in one half at least
+    told = replace(bank, data=Data(marked, bank.data.y, bank.data.ids), memo={})
+    advantage = membership.blind_advantage(told.data, membership.members(bank.rows, 400))
+    assert advantage > 4
+    found, _, _ = run(make, Attack(chance), told)
+    assert found.gate.verdict == "fail"
+    assert "rows alone, without the system, tell members" in found.gate.reasons[0]
+    assert abs(membership.blind_advantage(bank.data, membership.members(bank.rows, 400))) < 4
 
 
 def test_metrics_follow_from_the_outcome_alone():
+    # Four systems, four candidates: scores of the first pair are two higher than those of the second.
+    member = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1]], bool)
+    score = np.where(member, 1.0, 0.0)
+    score[:2] += 2
     outcome = MembershipOutcome(
-        ids=np.arange(6),
-        member=np.array([True, True, True, False, False, False]),
-        score=np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.0]),
-        queries=np.ones(6, np.int64),
-        label=np.array([0, 0, 0, 1, 1, 1]),
-        answer=np.array([0, 0, 1, 1, -1, -2]),
+        ids=np.arange(4),
+        label=np.zeros(4, np.int64),
+        canary=np.zeros(4, bool),
+        member=member,
+        score=score,
+        right=member | (np.arange(4) == 0),
+        test_right=np.array([[True, False], [True, True], [False, False], [True, True]]),
+        queries=np.ones(4, np.int64),
     )
-    found = membership.measure(outcome, np.random.Generator(np.random.Philox(0)))
+    found = membership.measure(outcome, np.random.default_rng(0))
     assert {name: metric.value for name, metric in found.items()} == {
-        "auc": pytest.approx(8 / 9),
-        "balanced_accuracy": pytest.approx(2 / 3),
-        "train_accuracy": pytest.approx(2 / 3),
-        "test_accuracy": pytest.approx(1 / 3),
+        "auc": pytest.approx(
+            (4 * 8 + 4 * 4) / 64
+        ),  # the first pair beats all but itself, the second only itself
+        "balanced_accuracy": pytest.approx(0.5),  # thresholds of the other pair are of no use here
+        "balanced_accuracy_by_class": pytest.approx(0.5),
+        "train_accuracy": 1.0,
+        "candidate_accuracy": pytest.approx(2 / 8),
+        "test_accuracy": pytest.approx(5 / 8),
     }
     assert found["auc"].better == "lower"
     assert found["auc"].method == "bootstrap"
 
 
-@pytest.mark.parametrize(("outsiders", "resolved"), [(99, set()), (100, {0.01}), (1000, {0.01, 0.001})])
-def test_a_rate_that_the_sample_cannot_resolve_is_left_out(outsiders, resolved):
-    n = 10 + outsiders
-    zeros = np.zeros(n, np.int64)
-    score = np.random.Generator(np.random.Philox(1)).random(n)
-    outcome = MembershipOutcome(zeros, np.arange(n) < 10, score, zeros, zeros, zeros)
-    found = membership.measure(outcome, np.random.Generator(np.random.Philox(0)))
-    assert {fpr for name, fpr in membership.LOW_FPR.items() if name in found} == resolved
+@pytest.mark.parametrize(("candidates", "resolved"), [(48, set()), (50, {"1pct"}), (500, {"1pct", "0.1pct"})])
+def test_a_rate_that_the_sample_cannot_resolve_is_left_out(candidates, resolved):
+    rng = np.random.default_rng(1)
+    member = np.tile(np.arange(candidates) % 2 == 0, (4, 1))
+    outcome = MembershipOutcome(
+        ids=np.arange(candidates),
+        label=np.zeros(candidates, np.int64),
+        canary=np.zeros(candidates, bool),
+        member=member,
+        score=rng.random(member.shape),
+        right=member,
+        test_right=np.ones((4, 0), bool),
+        queries=np.ones(candidates, np.int64),
+    )
+    found = membership.measure(outcome, rng)
+    assert {name for name in membership.LOW_FPR if f"tpr_at_{name}_fpr" in found} == resolved
+    assert "test_accuracy" not in found
