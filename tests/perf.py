@@ -27,6 +27,8 @@ from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.core.training import Recipe, train
+from firstline.benchmark.core.training_many import train_many
 from firstline.benchmark.run.matrix import Selection, expand
 from firstline.benchmark.run.pool import ALLOCATOR, Done, Event, LocalPool
 from firstline.benchmark.run.runner import execute, make_plan
@@ -36,7 +38,7 @@ from firstline.defenses.adversarial_training import AdversarialTraining
 from firstline.defenses.fast_adversarial_training import FastAdversarialTraining
 from firstline.defenses.none import NoDefense
 from firstline.defenses.trades import Trades
-from firstline.tasks.networks import small_cnn
+from firstline.tasks.networks import mlp, small_cnn
 from firstline.tasks.vision import Mnist
 
 FIRSTLINE = str(Path(sys.executable).with_name("firstline"))
@@ -137,6 +139,55 @@ def training_ratios(rounds: int = 9, batches: int = 4) -> list[tuple[str, str, s
     return rows
 
 
+def many_ratios(rounds: int = 7, batches: int = 15) -> list[tuple[str, str, str]]:
+    """CPU time of the loop over that of training all networks at once, best of the rounds, which are interleaved."""
+    torch.set_num_threads(1)
+    perceptron, momentum = Recipe(epochs=2, rate=0.05, momentum=0.9), "momentum"
+    small = (1, 28, 28)
+    cases = [
+        (f"64 MLPs 600-128-100, {momentum}, batch {batch}", 64, (600,), 100, batch, perceptron, "above 1")
+        for batch in (32, 64, 100, 256)
+    ]
+    cases += [
+        ("64 MLPs 600-128-100, Adam, batch 32", 64, (600,), 100, 32, Recipe(epochs=2), "above 1"),
+        (f"64 MLPs 446-128-30, {momentum}, batch 100", 64, (446,), 30, 100, perceptron, "above 1"),
+        ("16 small CNNs, 1x28x28, Adam, batch 32", 16, small, 10, 32, Recipe(epochs=1), "at least 0.98"),
+    ]
+    rows = []
+    for name, count, shape, classes, batch, recipe, wanted in cases:
+        draw = torch.Generator().manual_seed(0)
+        data = Data.of(
+            torch.rand(8000, *shape, generator=draw), torch.randint(classes, (8000,), generator=draw)
+        )
+        rngs = [Streams(number) for number in range(count)]
+        chosen = torch.stack(
+            [torch.randperm(len(data), generator=rng.torch("rows"))[: batch * batches] for rng in rngs]
+        )
+        recipe = replace(recipe, batch=batch)
+
+        def fresh(shape=shape, classes=classes, rngs=rngs) -> list[nn.Module]:
+            def build() -> nn.Module:
+                return small_cnn(shape, classes) if len(shape) == 3 else mlp(shape[0], classes, (128,))
+
+            return [initialise(build, rng) for rng in rngs]
+
+        def loop(modules, data=data, chosen=chosen, recipe=recipe, rngs=rngs) -> None:
+            for module, own, rng in zip(modules, chosen, rngs, strict=True):
+                train(module, data.rows(own), recipe, rng)
+
+        def many(modules, data=data, chosen=chosen, recipe=recipe, rngs=rngs) -> None:
+            train_many(modules, data, chosen, recipe, rngs)
+
+        took: dict[Callable[..., None], list[float]] = {loop: [], many: []}
+        for _ in range(rounds):
+            for way, times in took.items():
+                modules = fresh()
+                times.append(cpu_seconds(lambda way=way, modules=modules: way(modules)))
+        ratio = min(took[loop]) / min(took[many])
+        rows.append((f"one by one / train_many, {name}", f"{ratio:.2f}", wanted))
+    return rows
+
+
 def cell_overhead(cells: int = 200) -> list[tuple[str, str, str]]:
     """Wall time per trivial cell beyond the attack itself, on a warm pool of one, scored blindly."""
     suite = parse_suite(
@@ -208,7 +259,7 @@ def main() -> None:
     """Measure, print, and write the table if a path is given."""
     if any(name not in os.environ for name in ALLOCATOR):  # the allocator is set as it is in the workers
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
-    rows = [*pgd_ratios(), *training_ratios(), *cell_overhead(), *command_seconds()]
+    rows = [*pgd_ratios(), *training_ratios(), *many_ratios(), *cell_overhead(), *command_seconds()]
     lines = [
         "# Timings",
         "",
