@@ -24,6 +24,7 @@ from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.losses import cross_entropies, dlr, margins
 from firstline.benchmark.core.norms import distance
 from firstline.benchmark.core.packages import require
+from firstline.benchmark.core.privacy import PrivateTraining
 from firstline.benchmark.core.registry import attack, defense, task
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import INVALID, REFUSED, Bare, Certificate, Response, System
@@ -53,6 +54,7 @@ __all__ = [
     "MinimalNorm",
     "PoisonedData",
     "Poisoning",
+    "PrivateTraining",
     "Recipe",
     "Region",
     "Response",

@@ -46,11 +46,13 @@ def _packages() -> list[Finding]:
         ("torchvision", ""),
         ("mlflow", ""),
         ("datasets", "pip install 'firstline[hf]'"),
+        ("opacus", "pip install 'firstline[privacy]'"),
+        ("dp-accounting", "pip install 'firstline[privacy]'"),
     ):
         try:
             found.append(("ok", f"{name} {version(name)}", ""))
         except PackageNotFoundError:
-            level = "note" if name == "datasets" else "problem"
+            level = "note" if advice else "problem"
             found.append((level, f"{name} is not installed", advice or "install firstline again"))
     return found
 

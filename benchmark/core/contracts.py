@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.geometry import Region
 from firstline.benchmark.core.norms import column
+from firstline.benchmark.core.privacy import PrivateTraining
 from firstline.benchmark.core.ref import Ref
 from firstline.benchmark.core.rng import Streams, isolated
 from firstline.benchmark.core.system import System
@@ -173,6 +174,13 @@ class Defense(Item):
         Where a change of these two says it all, many networks can be trained at once: leave this hook alone then.
         """
         return train(module, data, self.recipe(ctx.task), ctx.rng, loss=self.objective)
+
+    def privacy(self, task: Task, rows: int) -> PrivateTraining | None:
+        """Return what makes training on so many rows differentially private, or None where nothing is claimed.
+
+        It must say all that `train` does with the data. The default claims nothing.
+        """
+        return None
 
     def deploy(self, system: System, task: Task) -> System:
         """Return system with this defense around it. Must not depend on data: see `calibrate`."""

@@ -10,6 +10,7 @@ from torch import nn
 from firstline.benchmark.core.contracts import NOBODY, Context, Defense, Incident, Task, initialise
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken, FirstlineError
+from firstline.benchmark.core.privacy import PrivateTraining
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare, System
 from firstline.benchmark.core.training_many import train_many
@@ -52,6 +53,17 @@ class Stack:
             names = " and ".join(layer.name for layer in trainers)
             raise FirstlineError(f"stack {self}: {names} both train the network; keep one of them")
         return trainers[0] if trainers else Defense()
+
+    def privacy(self, task: Task, rows: int) -> PrivateTraining | None:
+        """Return what makes the fitted system private, or None: the trainer's claim where no layer looks at data.
+
+        rows is how many the task has to train on. A layer that collects, calibrates or recovers by the training
+        data may give away rows that training hid, and which rows it looks at isn't known here.
+        """
+        looking = {"collect", "calibrate", "recover"}
+        if any(looking & set(layer.facts()["hooks"]) for layer in self.layers):
+            return None
+        return self.trainer().privacy(task, rows)
 
     def assemble(self, task: Task, module: nn.Module) -> list[System]:
         """Return the bare system and each layer's wrapping of it; the last one is what is deployed."""

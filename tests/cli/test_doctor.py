@@ -48,7 +48,7 @@ def test_a_missing_package_is_a_problem_and_an_optional_one_a_note(cli, catalogu
     real = module.version
 
     def version(name):
-        if name in ("torchvision", "datasets"):
+        if name in ("torchvision", "datasets", "opacus"):
             raise module.PackageNotFoundError(name)
         return real(name)
 
@@ -58,6 +58,8 @@ def test_a_missing_package_is_a_problem_and_an_optional_one_a_note(cli, catalogu
     assert found["torchvision is not installed"]["level"] == "problem"
     assert found["datasets is not installed"]["level"] == "note"
     assert "firstline[hf]" in found["datasets is not installed"]["advice"]
+    assert found["opacus is not installed"]["level"] == "note"
+    assert "firstline[privacy]" in found["opacus is not installed"]["advice"]
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_problem(cli, catalogue, tmp_path, monkeypatch):
