@@ -14,7 +14,9 @@ from markupsafe import Markup
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Record
-from firstline.leaderboard import curves, recovery, words
+from firstline.benchmark.core.stream_record import StreamRecord
+from firstline.benchmark.metrics.stream import LASTING, TOLERANCE
+from firstline.leaderboard import curves, recovery, streams, words
 from firstline.leaderboard.table import VECTORS, Outcomes, Table, failure, tables
 
 FORMAT = "firstline.board/1"
@@ -22,8 +24,15 @@ HERE = Path(__file__).parent
 INDEX = "records.json"
 
 
-def build(records: Iterable[Record], outcomes: Outcomes, out: Path, *, title: str = "firstline") -> Path:
-    """Write the site of records into the folder out, in place of an older site, and return its index.html.
+def build(
+    records: Iterable[Record],
+    outcomes: Outcomes,
+    out: Path,
+    *,
+    title: str = "firstline",
+    streams: Iterable[StreamRecord] = (),
+) -> Path:
+    """Write the site of records and streams into the folder out, in place of an older site, and return its index.html.
 
     outcomes(record) loads the per-example arrays of an evasion record and may raise. The same records, in any
     order, give the same bytes. Raises FirstlineError if out holds something that is not a site of ours.
@@ -32,8 +41,10 @@ def build(records: Iterable[Record], outcomes: Outcomes, out: Path, *, title: st
         record.key: record for record in sorted(records, key=lambda r: (r.provenance.ended, r.to_json()))
     }
     ordered = [unique[key] for key in sorted(unique)]
-    files = _pages(tables(ordered, outcomes), ordered, title)
+    served = {stream.key: stream for stream in sorted(streams, key=StreamRecord.to_json)}
+    files = _pages(tables(ordered, outcomes), ordered, list(served.values()), title)
     files |= {f"records/{record.key}.json": record.to_json() for record in ordered}
+    files |= {f"streams/{key}.json": stream.to_json() for key, stream in served.items()}
     files[INDEX] = index_of(ordered, title)
     files |= {f"static/{path.name}": path.read_text("utf-8") for path in sorted((HERE / "static").iterdir())}
     folder = Path(os.path.realpath(out))
@@ -74,10 +85,13 @@ def _entry(record: Record) -> dict[str, Any]:
     }
 
 
-def _pages(boards: list[Table], records: list[Record], title: str) -> dict[str, str]:
+def _pages(
+    boards: list[Table], records: list[Record], served: list[StreamRecord], title: str
+) -> dict[str, str]:
     jinja = environment()
     vectors = [vector for vector in VECTORS if any(board.vector == vector for board in boards)]
-    shared = {"title": title, "vectors": vectors, "total": len(records)}
+    shared = {"title": title, "vectors": vectors, "total": len(records), "streams": len(served)}
+    series = streams.stream_tables(served)
     failed = [r for board in boards for row in board.rows for r in row.records if r.status == "failed"]
     counts = {
         "Tasks": len({record.task.text for record in records}),
@@ -88,7 +102,12 @@ def _pages(boards: list[Table], records: list[Record], title: str) -> dict[str, 
         "Failed cells": len(failed),
     }
     index = jinja.get_template("index.html.j2")
-    pages = {"index.html": index.render(**shared, page="index", boards=boards, counts=counts, failed=failed)}
+    parts = {"boards": boards, "counts": counts, "failed": failed, "served": series}
+    pages = {"index.html": index.render(**shared, page="index", **parts)}
+    if series:
+        pages["streams.html"] = jinja.get_template("streams.html.j2").render(
+            **shared, page="streams", tables=series
+        )
     for vector in vectors:
         template = jinja.get_template(f"{'evasion' if vector == 'evasion' else 'metrics'}.html.j2")
         own = [board for board in boards if board.vector == vector]
@@ -125,6 +144,9 @@ def environment() -> Environment:
         "DIRECTIONS": words.DIRECTIONS,
         "RECOVERY": recovery.MEANS,
         "CURVE": (curves.WIDTH, curves.HEIGHT),
+        "SERVICE": (streams.WIDTH, streams.HEIGHT),
+        "TOLERANCE": TOLERANCE,
+        "LASTING": LASTING,
     }
     return jinja
 

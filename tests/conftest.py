@@ -1,6 +1,7 @@
 """What tests of runs and of the command line share: a command to call, suites and plugins to write, one run to look at."""
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import torch
 
 from firstline.benchmark.cli.main import main
 from firstline.benchmark.core import catalog, registry
-from firstline.benchmark.core.record import Record
+from firstline.benchmark.core.canonical import canonical
+from firstline.benchmark.core.record import Environment, ItemUse, Provenance, Record
+from firstline.benchmark.core.stream_record import Shape, StreamRecord, Window
 from firstline.benchmark.run.store import Store
 
 torch.set_num_threads(1)  # as in a worker; several test processes with two threads each wait for one another
@@ -161,6 +164,42 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def make_stream(
+    defense: str = "none", seed: int = 0, right: tuple[int, ...] = (10, 10, 5, 5, 10, 10), **more: object
+) -> StreamRecord:
+    """Return the record of a stream of windows of ten, with a wave in the third and the fourth; more are its fields."""
+    item = {
+        name: ItemUse(text=name, name=name, version=1, settings={}, code="c0de") for name in ("digits", "pgd")
+    }
+    layers = [
+        ItemUse(text=text, name=text, version=1, settings={}, code="c0de") for text in defense.split("+")
+    ]
+    preimage = {"defense": defense, "seed": seed, "more": repr(more)}
+    when = "2026-01-02T03:04:05Z"
+    fields: dict[str, object] = {
+        "key": hashlib.sha256(canonical(preimage).encode()).hexdigest(),
+        "preimage": preimage,
+        "task": item["digits"],
+        "defense": layers,
+        "attack": item["pgd"],
+        "threat": "evasion/white/linf:0.1",
+        "seed": seed,
+        "shape": Shape(size=10, before=2, during=2),
+        "windows": [
+            Window(attacked=number in (2, 3), inputs=10, right=count, usual=10, alarm=False)
+            for number, count in enumerate(right)
+        ],
+        "environment": Environment(python="3", platform="p", cpu="c", device="cpu", threads=1, packages={}),
+        "provenance": Provenance(firstline="0.1", commit="", dirty=False, started=when, ended=when),
+    }
+    return StreamRecord.model_validate(fields | more)
+
+
+@pytest.fixture(scope="session")
+def new_stream() -> Callable[..., StreamRecord]:
+    return make_stream
 
 
 def write_plugin(folder: Path, module: str, source: str | None = None) -> Path:

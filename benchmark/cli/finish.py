@@ -2,20 +2,23 @@
 
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
-from firstline.benchmark.cli.show_text import say, table
+from firstline.benchmark.cli.show_text import count, say, table
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.store import Store, write_whole
 
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
+    from firstline.benchmark.core.stream_record import StreamRecord
     from firstline.benchmark.run.keys import Cell
     from firstline.leaderboard.table import Estimate, Measure, Table
+
+Kind = TypeVar("Kind")
 
 
 def warn(text: str) -> None:
@@ -25,13 +28,20 @@ def warn(text: str) -> None:
 
 def sound_records(store: Store, wanted: Iterable[str] | None = None) -> "list[Record]":
     """Return the store's records (those with wanted keys, if given); a damaged one is named and left out."""
-    found = []
-    for key in store.record_keys() if wanted is None else wanted:
+    return list(_sound(store.read, store.record_keys() if wanted is None else wanted))
+
+
+def sound_streams(store: Store) -> "list[StreamRecord]":
+    """Return the records of the store's streams; a damaged one is named and left out."""
+    return list(_sound(store.read_stream, store.stream_keys()))
+
+
+def _sound(read: Callable[[str], Kind], keys: Iterable[str]) -> Iterator[Kind]:
+    for key in keys:
         try:
-            found.append(store.read(key))
+            yield read(key)
         except FirstlineError as error:
             warn(f"left out: {error}")
-    return found
 
 
 def records_of(store: Store, cells: "list[Cell]", *, blind: bool) -> "list[Record]":
@@ -99,10 +109,10 @@ def _number(found: "Estimate | None", short: bool = False) -> str:
 
 
 def build_board(store: Store, records: "list[Record]", out: Path, title: str) -> Path:
-    """Write the static pages of records; return the first page."""
+    """Write the static pages of records, and of all streams of the store; return the first page."""
     from firstline.leaderboard.site import build
 
-    return build(records, store.outcomes, out, title=title)
+    return build(records, store.outcomes, out, title=title, streams=sound_streams(store))
 
 
 def default_uri(root: Path) -> str:
@@ -111,7 +121,19 @@ def default_uri(root: Path) -> str:
     return f"sqlite:///{quote(str((root / 'mlflow.db').resolve()))}"
 
 
-def export(store: Store, records: "list[Record]", uri: str, *, always: bool = False) -> int:
+def mirror(store: Store, records: "Sequence[Record | StreamRecord]", uri: str, *, quiet: bool) -> None:
+    """Export records to MLflow, by default to the store of the results folder, and say where to see them."""
+    where = uri or default_uri(store.root)
+    fresh = export(store, records, where)
+    if not quiet:
+        say(
+            f"MLflow       {where}  ({count(fresh, 'new run')}; see it with: mlflow ui --backend-store-uri {where})"
+        )
+
+
+def export(
+    store: Store, records: "Sequence[Record | StreamRecord]", uri: str, *, always: bool = False
+) -> int:
     """Export records to MLflow and return how many were new there.
 
     A ledger beside the records remembers what was exported to which store, so that a run with nothing new
@@ -125,14 +147,15 @@ def export(store: Store, records: "list[Record]", uri: str, *, always: bool = Fa
         return 0
     from firstline.benchmark.run.tracking import sync
 
-    def files(record: "Record") -> list[Path]:
-        return [store.record_path(record.key), store.outcomes_path(record.key)]
+    def files(record: "Record | StreamRecord") -> list[Path]:
+        paths = (store.record_path, store.outcomes_path, store.stream_path)
+        return [path(record.key) for path in paths]  # those that do not exist are left out
 
     fresh = sync(wanted, uri, files=files, artifacts=store.root / "mlflow-artifacts")
     write_whole(ledger, "\n".join(sorted(known | {_entry(r) for r in wanted})).encode())
     return fresh
 
 
-def _entry(record: "Record") -> str:
+def _entry(record: "Record | StreamRecord") -> str:
     # With its status: a failed cell that was mended by a retry is exported again.
-    return f"{record.key}:{record.status}"
+    return f"{record.key}:{getattr(record, 'status', 'ok')}"

@@ -40,6 +40,10 @@ DataDir = Annotated[
         "without it they are downloaded.",
     ),
 ]
+Mlflow = Annotated[
+    str, typer.Option(help="MLflow tracking URI; by default a SQLite file in the results folder.")
+]
+NoMlflow = Annotated[bool, typer.Option("--no-mlflow", help="Export nothing to MLflow.")]
 NotBlind = Annotated[
     bool,
     typer.Option(

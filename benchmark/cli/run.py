@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstline.benchmark.cli import options
-from firstline.benchmark.cli.finish import build_board, default_uri, export, records_of, summarise, warn
+from firstline.benchmark.cli.finish import build_board, mirror, records_of, summarise, warn
 from firstline.benchmark.cli.options import RESULTS, Json
 from firstline.benchmark.cli.plan import headline
 from firstline.benchmark.cli.show_text import count, duration, say, say_json
@@ -43,10 +43,8 @@ def run(
     not_blind: options.NotBlind = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     board: Annotated[bool, typer.Option(help="Build the leaderboard afterwards.")] = True,
-    mlflow: Annotated[
-        str, typer.Option(help="MLflow tracking URI; by default a SQLite file in the results folder.")
-    ] = "",
-    no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Export nothing to MLflow.")] = False,
+    mlflow: options.Mlflow = "",
+    no_mlflow: options.NoMlflow = False,
     json: Json = False,
 ) -> None:
     """Run the cells of a suite that have no record yet; the same command again resumes and reuses.
@@ -82,12 +80,7 @@ def run(
         if board:
             say(f"leaderboard  {build_board(store, records, results / 'board', 'firstline')}")
     if not no_mlflow:
-        uri = mlflow or default_uri(results)
-        fresh = export(store, records, uri)
-        if not json:
-            say(
-                f"MLflow       {uri}  ({count(fresh, 'new run')}; see it with: mlflow ui --backend-store-uri {uri})"
-            )
+        mirror(store, records, mlflow, quiet=json)
     if not json:
         say(f"done in {duration(monotonic() - began)}")
     if stopped:

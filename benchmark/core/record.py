@@ -1,7 +1,7 @@
 """The record of one cell: immutable, versioned, canonical JSON. Imports no torch."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,9 @@ class Part(BaseModel):
     """Base of all parts: no unknown fields, no NaN, unchangeable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+Model = TypeVar("Model", bound=Part)
 
 
 class Metric(Part):
@@ -190,26 +193,29 @@ class Record(Part):
 
 def read_record(path: Path) -> Record:
     """Return the record in a file. Raises FirstlineError naming the file and what to do."""
+    return read_model(path, Record, SCHEMA, "delete the file and run the suite again")
+
+
+def read_model(path: Path, model: type[Model], schema: str, advice: str) -> Model:
+    """Return the record of a kind in a file. Raises FirstlineError naming the file, and giving the advice."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise FirstlineError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise FirstlineError(
-            f"{path} is not a record: it is not text; delete the file and run the suite again"
-        ) from None
+        raise FirstlineError(f"{path} is not a record: it is not text; {advice}") from None
     try:
-        return Record.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        if '"format":"firstline.record/' in text and f'"format":"{SCHEMA}"' not in text:
+        place = ".".join(map(str, first["loc"]))[:100] or "the file"
+        place = place if place.isprintable() else ascii(place)  # the file names its own fields
+        kind = schema.partition("/")[0]
+        if f'"format":"{kind}/' in text and f'"format":"{schema}"' not in text:
             raise FirstlineError(
-                f"{path} has another record format than {SCHEMA}; use the firstline that wrote it"
+                f"{path} has another record format than {schema}; use the firstline that wrote it"
             ) from None
-        raise FirstlineError(
-            f"{path} is not a record: {place}: {first['msg']}; delete the file and run the suite again"
-        ) from None
+        raise FirstlineError(f"{path} is not a record: {place}: {first['msg']}; {advice}") from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,7 +7,6 @@ own process: nothing here is scored blindly.
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,29 +17,16 @@ from firstline.benchmark.core.contracts import Evasion, MinimalNorm, PoisonedDat
 from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.stream_record import Shape, Window
 from firstline.benchmark.core.system import REFUSED, Response
 from firstline.benchmark.core.target import observed
 from firstline.benchmark.metrics.checks import Bools, Floats
+from firstline.benchmark.metrics.stream import alarm
 from firstline.benchmark.protocols.bench import Bench, Mended, Served
 from firstline.benchmark.protocols.detection import acceptances
 from firstline.benchmark.protocols.evasion import crafted
 from firstline.benchmark.protocols.poisoning import poison, triggered_rows
 from firstline.benchmark.protocols.recovery import incident, look, relapses
-from firstline.benchmark.protocols.stream import Window, alarm
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A stream: inputs per window, honest windows before, attacked ones, the share of inputs attacked, the alarm's FPR.
-
-    An evasion wave ends after `during` windows; a backdoored update stays, and triggers come to the end.
-    """
-
-    size: int = 25
-    before: int = 6
-    during: int = 8
-    share: float = 0.5
-    fpr: float = 0.01
 
 
 class Struck(NamedTuple):
@@ -68,7 +54,7 @@ def serve(bench: Bench, shape: Shape) -> Told:
     order = torch.randperm(len(test), generator=bench.rng.torch("stream"))
     parts = [test.rows(rows).to(bench.device) for rows in order.split(size) if len(rows) == size]
     count, last = round(shape.share * size), shape.before + shape.during
-    if not 0 < shape.before < len(parts) or shape.during < 1 or not 0 < count <= size:
+    if shape.before >= len(parts) or count == 0:
         raise FirstlineError(
             f"{bench.task.name} has {len(parts)} windows of {size} test examples; the first is honest, and at least "
             f"one other attacked, in at least one input: found {shape}"
@@ -147,8 +133,14 @@ def _served(
         right = torch.cat([right, (answer.labels == y) | (answer.labels == REFUSED)])
         usual = torch.cat([usual, bench.watched(clean.system, struck.instead).labels == y])
         suspicion = np.concatenate([suspicion, _suspicion(answer, struck.flagged)])
-    alarmed = raised(suspicion)
-    return Window(struck is not None, right.cpu().numpy(), usual.cpu().numpy(), alarmed), honest
+    window = Window(
+        attacked=struck is not None,
+        inputs=len(right),
+        right=int(right.sum()),
+        usual=int(usual.sum()),
+        alarm=raised(suspicion),
+    )
+    return window, honest
 
 
 def _honest(bench: Bench, served: Served, data: Data) -> tuple[Tensor, Floats]:

@@ -4,3 +4,4 @@ Apart from the protocols so that planning needs no torch.
 """
 
 VERSIONS = {"evasion": 4, "poisoning": 2, "membership": 3}
+STREAM = 1

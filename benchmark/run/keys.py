@@ -15,7 +15,7 @@ from typing import Any
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.threat import Threat
-from firstline.benchmark.protocols.versions import VERSIONS
+from firstline.benchmark.protocols.versions import STREAM, VERSIONS
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # the driver's, and its stand-in under WSL
 CORE = 2  # rises when a change to the core loops, streams or metric kernels changes numbers
@@ -174,6 +174,22 @@ def cell_preimage(cell: Cell, *, blind: bool = True) -> dict[str, Any]:
         "stage": "measure/1",
         "score": score_preimage(cell, blind=blind),
         "protocol": {"vector": cell.threat.vector, "version": VERSIONS[cell.threat.vector]},
+    }
+
+
+def stream_preimage(cell: Cell, shape: dict[str, Any]) -> dict[str, Any]:
+    """The record of a stream: what is fitted, attacked and repaired in it, in which shape, and the protocols."""
+    return {
+        "stage": "stream/1",
+        "data": data_preimage(cell),
+        "defense": [layer.identity() for layer in cell.defense],
+        "attack": cell.attack.identity(),
+        "threat": str(cell.threat),
+        "shape": shape,
+        "seed": cell.seed,
+        "examples": cell.examples,
+        "numeric": numeric(cell.device),
+        "protocol": {"stream": STREAM, cell.threat.vector: VERSIONS[cell.threat.vector]},
     }
 
 

@@ -71,7 +71,7 @@ def expand(suite: Suite, catalog: Catalog, selection: Selection, device: str, fo
                 matrix.skips.append(Skip(f"{task.text} · {defense} · {attack.text} · {threat}", reason))
                 continue
             if task.text not in prints:
-                prints[task.text] = _fingerprint(task_card, task, folder)
+                prints[task.text] = fingerprint(task_card, task, folder)
             layers = tuple(layer for _, layer in stack)
             for seed in selection.seeds or suite.seeds:
                 about = (suite.label, task, prints[task.text], layers, attack, threat)
@@ -156,8 +156,8 @@ def _chosen(selection: Selection, task: str, defense: str, attack: str, threat: 
     return True
 
 
-def _fingerprint(card: Card, task: Use, folder: Path | None) -> str:
-    """The pinned fingerprint, or that of the data itself where none is pinned (slow: the data is loaded)."""
+def fingerprint(card: Card, task: Use, folder: Path | None) -> str:
+    """Return the pinned fingerprint, or that of the data itself where none is pinned (slow: the data is loaded)."""
     pinned: Any = task.settings.get("fingerprint") or card.facts["fingerprint"]
     if pinned:
         return str(pinned)

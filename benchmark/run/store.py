@@ -2,6 +2,7 @@
 
     records/ab/<key>.json       one record per cell, immutable, written last
     outcomes/ab/<key>.safetensors   its per-example arrays
+    streams/ab/<key>.json       one record per stream, immutable
     fits/ab/<key>.safetensors   fitted systems (a cache: may be deleted), with <key>.json beside them
     log.jsonl                   one line per record written, each with the hash of the line before
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from firstline.benchmark.core.record import Record
+    from firstline.benchmark.core.stream_record import StreamRecord
 
 
 STALE = 3600.0  # seconds: a younger temporary file may be that of another run, which writes it now
@@ -158,6 +160,28 @@ class Store:
             record = record.model_copy(update={"outcomes": file})
         write_whole(self.record_path(record.key), record.to_json().encode())
         return record
+
+    def stream_path(self, key: str) -> Path:
+        """Return where the record of a stream is or will be."""
+        return self._path("streams", key, ".json")
+
+    def stream_keys(self) -> list[str]:
+        """Return the keys of all streams, sorted."""
+        return sorted(path.stem for path in (self.root / "streams").glob("??/*.json"))
+
+    def read_stream(self, key: str) -> "StreamRecord":
+        """Return the record of a stream. Raises FirstlineError."""
+        from firstline.benchmark.core.stream_record import read_stream
+
+        path = self.stream_path(key)
+        record = read_stream(path)
+        if record.key != key:
+            raise Damaged(f"{path} is the record of another stream; delete the file and run the stream again")
+        return record
+
+    def write_stream(self, record: "StreamRecord") -> None:
+        """Write the record of a stream."""
+        write_whole(self.stream_path(record.key), record.to_json().encode())
 
     def outcomes(self, record: "Record") -> "dict[str, NDArray[np.generic]]":
         """Return the per-example arrays of a record, integers as int64 again.

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from urllib.request import getproxies, proxy_bypass
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import ItemUse, Record
+from firstline.benchmark.core.stream_record import StreamRecord
+from firstline.benchmark.metrics.stream import ORACLE, runs
 from firstline.benchmark.run.environment import variables
 
 if TYPE_CHECKING:
@@ -43,18 +45,18 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 
 def sync(
-    records: Iterable[Record],
+    records: Iterable[Record | StreamRecord],
     uri: str,
     *,
-    files: Callable[[Record], list[Path]],
+    files: Callable[[Record | StreamRecord], list[Path]],
     artifacts: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Return how many records were new to the MLflow store at uri, and are now in it.
 
     A suite becomes an experiment `firstline/<suite>`, a fitted system a parent run, a cell a child run;
-    failed cells end as FAILED. files names what to attach to a cell (its record, its per-example arrays);
-    what does not exist is left out. artifacts is the folder for these copies where no server keeps them, by
+    failed cells end as FAILED. A stream becomes a run of the experiment `firstline/streams`, without a parent.
+    files names what to attach to a run (its record, its per-example arrays); what does not exist is left out. artifacts is the folder for these copies where no server keeps them, by
     default `mlartifacts` beside the SQLite file. progress is told (exported, to be exported) after each cell.
 
     Exporting twice changes nothing. Two exports into one store must not run at the same time.
@@ -62,16 +64,16 @@ def sync(
     """
     root = _artifact_root(uri, artifacts)
     _check_store(uri)
-    cells = list({(record.suite, record.key): record for record in records}.values())
+    cells = list({(_suite(record), record.key): record for record in records}.values())
     if not cells:
         return 0
     with _quiet():
         client = _connect(uri)
         with _explained(uri):
-            books = {suite: _open(client, suite, root) for suite in sorted({cell.suite for cell in cells})}
-            new = [cell for cell in cells if not books[cell.suite].holds(cell, client)]
+            books = {suite: _open(client, suite, root) for suite in sorted(set(map(_suite, cells)))}
+            new = [cell for cell in cells if not books[_suite(cell)].holds(cell, client)]
             for done, cell in enumerate(new, 1):
-                _export(client, books[cell.suite], cell, files)
+                _export(client, books[_suite(cell)], cell, files)
                 if progress:
                     progress(done, len(new))
     return len(new)
@@ -86,9 +88,9 @@ class _Experiment:
     failed: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
 
-    def holds(self, record: Record, client: "MlflowClient") -> bool:
+    def holds(self, record: Record | StreamRecord, client: "MlflowClient") -> bool:
         """Whether a record is there as it is now; the run of a failed cell that was mended since is deleted."""
-        if record.status == "ok" and record.key in self.failed:
+        if _status(record) == "ok" and record.key in self.failed:
             client.delete_run(self.failed.pop(record.key))
             self.keys.discard(record.key)
         return record.key in self.keys
@@ -277,13 +279,21 @@ def _runs(client: "MlflowClient", experiment: str) -> Iterator[tuple[str, str, d
 
 
 def _export(
-    client: "MlflowClient", book: _Experiment, record: Record, files: Callable[[Record], list[Path]]
+    client: "MlflowClient",
+    book: _Experiment,
+    record: Record | StreamRecord,
+    files: Callable[[Record | StreamRecord], list[Path]],
 ) -> None:
-    """Write one cell, and before it the parent run of its system where there is none yet."""
-    fit = _fit(record)
-    if fit not in book.parents:
-        book.parents[fit] = _write_parent(client, book.id, record, fit)
-    _write_cell(client, book.id, record, parent=book.parents[fit], files=files)
+    """Write one stream; or one cell, and before it the parent run of its system where there is none yet."""
+    if isinstance(record, StreamRecord):
+        name = f"{record.task.text} · {record.defense_text} · {record.attack.text} · seed {record.seed}"
+        _write(client, book.id, record, name, _stream_tags(record), files)
+    else:
+        fit = _fit(record)
+        if fit not in book.parents:
+            book.parents[fit] = _write_parent(client, book.id, record, fit)
+        tags = {"mlflow.parentRunId": book.parents[fit]} | _cell_tags(record)
+        _write(client, book.id, record, f"{record.attack.text} · {record.threat}", tags, files)
     book.keys.add(record.key)
 
 
@@ -299,28 +309,32 @@ def _write_parent(client: "MlflowClient", experiment: str, record: Record, fit: 
     return run_id
 
 
-def _write_cell(
+def _write(
     client: "MlflowClient",
     experiment: str,
-    record: Record,
-    *,
-    parent: str,
-    files: Callable[[Record], list[Path]],
+    record: Record | StreamRecord,
+    name: str,
+    tags: dict[str, str],
+    files: Callable[[Record | StreamRecord], list[Path]],
 ) -> None:
-    name = f"{record.attack.text} · {record.threat}"
-    tags = {"mlflow.parentRunId": parent} | _shared_tags(record) | _cell_tags(record)
-    run_id = _start(client, experiment, record, name, tags)
+    run_id = _start(client, experiment, record, name, _shared_tags(record) | tags)
     client.log_batch(
-        run_id, metrics=_metrics(record), params=_params(_cell_settings(record)), synchronous=True
+        run_id, metrics=_metrics(record), params=_params(_run_settings(record)), synchronous=True
     )
     for path in files(record):
         if path.exists():
             client.log_artifact(run_id, str(path))
-    status = "FINISHED" if record.status == "ok" else "FAILED"
+    status = "FINISHED" if _status(record) == "ok" else "FAILED"
     client.set_terminated(run_id, status, _millis(record.provenance.ended))
 
 
-def _start(client: "MlflowClient", experiment: str, record: Record, name: str, tags: dict[str, str]) -> str:
+def _start(
+    client: "MlflowClient",
+    experiment: str,
+    record: Record | StreamRecord,
+    name: str,
+    tags: dict[str, str],
+) -> str:
     run = client.create_run(
         experiment,
         start_time=_millis(record.provenance.started),
@@ -337,9 +351,18 @@ def _fit(record: Record) -> str:
     return made or hashlib.sha256(canonical(system).encode()).hexdigest()
 
 
-def _shared_tags(record: Record) -> dict[str, str]:
+def _suite(record: Record | StreamRecord) -> str:
+    """Return what the experiment is named by."""
+    return record.suite if isinstance(record, Record) else "streams"
+
+
+def _status(record: Record | StreamRecord) -> str:
+    return record.status if isinstance(record, Record) else "ok"
+
+
+def _shared_tags(record: Record | StreamRecord) -> dict[str, str]:
     return {
-        "firstline.suite": record.suite,
+        "firstline.suite": _suite(record),
         "firstline.task": record.task.text,
         "firstline.defense": record.defense_text,
     }
@@ -361,7 +384,17 @@ def _cell_tags(record: Record) -> dict[str, str]:
     return tags
 
 
-def _system_settings(record: Record) -> Iterator[tuple[str, Any]]:
+def _stream_tags(record: StreamRecord) -> dict[str, str]:
+    return {
+        "firstline.key": record.key,
+        "firstline.status": "ok",
+        "firstline.vector": record.threat.partition("/")[0],
+        "firstline.attack": record.attack.text,
+        "firstline.threat": record.threat,
+    }
+
+
+def _system_settings(record: Record | StreamRecord) -> Iterator[tuple[str, Any]]:
     yield from _settings("task", record.task)
     for layer in record.defense:
         yield from _settings(f"defense.{layer.name}", layer)
@@ -369,10 +402,12 @@ def _system_settings(record: Record) -> Iterator[tuple[str, Any]]:
     yield "version.firstline", record.provenance.firstline
 
 
-def _cell_settings(record: Record) -> Iterator[tuple[str, Any]]:
+def _run_settings(record: Record | StreamRecord) -> Iterator[tuple[str, Any]]:
     yield from _system_settings(record)
     yield from _settings("attack", record.attack)
     yield "threat", record.threat
+    if isinstance(record, StreamRecord):
+        yield from _flat("shape", record.shape.model_dump())
 
 
 def _settings(prefix: str, item: ItemUse) -> Iterator[tuple[str, Any]]:
@@ -422,14 +457,27 @@ def _series(record: Record) -> Iterator[tuple[str, list[float | None]]]:
         yield f"cost.{name}", [value]
 
 
-def _metrics(record: Record) -> list["Metric"]:
+def _stream_series(record: StreamRecord) -> Iterator[tuple[str, list[float | None]]]:
+    """Yield every number of a stream as a named series: figures, and curves by window."""
+    for run in runs([record]):
+        prefix = "oracle." if run.defense == ORACLE else ""
+        for name, value in asdict(run.course).items():
+            yield prefix + name, list(value) if name == "service" else [value]
+    yield "service.usual", [window.usual / window.inputs for window in record.windows]
+    yield "alarm", [float(window.alarm) for window in record.windows]
+    for name in ("steps", "samples", "seconds", "relapse", "relapse_without_repair"):
+        yield name, [getattr(record, name)]
+
+
+def _metrics(record: Record | StreamRecord) -> list["Metric"]:
     from mlflow.entities import Metric
 
     taken: set[str] = set()
+    series = _series(record) if isinstance(record, Record) else _stream_series(record)
     when = _millis(record.provenance.ended)
     return [
         Metric(key, float(value), when, step)
-        for key, values in [(_key(name, taken), values) for name, values in _series(record)]
+        for key, values in [(_key(name, taken), values) for name, values in series]
         for step, value in enumerate(values)
         if value is not None and math.isfinite(value)  # MLflow would store infinity as 1.8e308
     ]

@@ -33,7 +33,7 @@ COMMANDS = {
         lambda found: {s["defense"] for s in found["systems"]} == {"none"} and found["data"],
     ),
     "stream": (
-        ["stream", "none", "--attack=fgsm", "--seed=0", "--before=2", "--during=3"],
+        ["stream", "none", "--attack=fgsm", "--seed=0", "--before=2", "--during=3", "--results", "{fresh}", "--no-mlflow"],
         lambda found: [d["defense"] for d in found["defenses"]] == ["none", "instant oracle"],
     ),
     "check": (["check", "fgsm"], lambda found: {f["item"] for f in found} == {"attack fgsm"}),

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.record import ItemUse
 from firstline.leaderboard import words
 from firstline.leaderboard.site import build, environment
 
 POLICY = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
 OURS = re.compile(
-    r"#(main|t-[0-9a-f]{12})|(index|evasion|poisoning|membership|extraction|inversion)\.html(#t-[0-9a-f]{12})?"
-    r"|records/[0-9a-f]{64}\.json|records\.json|static/style\.css"
+    r"#(main|t-[0-9a-f]{12})"
+    r"|(index|evasion|poisoning|membership|extraction|inversion|streams)\.html(#t-[0-9a-f]{12})?"
+    r"|(records|streams)/[0-9a-f]{64}\.json|records\.json|static/style\.css"
 )
 HARMLESS = re.compile(
     "html|head|meta|title|link|body|header|nav|main|section|article|footer|h1|h2|h3|p|a|ul|li|dl|div|dt|dd|span"
@@ -236,7 +238,9 @@ def hostile(record, text, new_metric):
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_text_in_every_field_stays_text(text, bench, new, new_failed, new_metric, tmp_path):
+def test_hostile_text_in_every_field_stays_text(
+    text, bench, new, new_failed, new_metric, new_stream, tmp_path
+):
     threats = (
         "evasion/white/linf:0.1",
         "poisoning/gray/backdoor:1%",
@@ -248,8 +252,10 @@ def test_hostile_text_in_every_field_stays_text(text, bench, new, new_failed, ne
         bench.put(hostile(new_failed(threat=threat, seed=1), text, new_metric), FirstlineError(text))
     good = {name: np.ones(9, np.int64) for name in ("label", "clean_answer", "adversarial_answer")}
     bench.put(hostile(new(seed=2), text, new_metric), good | {"ids": np.arange(9)})
-    out = build(bench.records, bench, tmp_path / "board", title=text).parent
-    assert len(pages(out)) == 5
+    item = ItemUse(text=text, name=text, version=1, settings={text: text}, code=text)
+    stream = new_stream(text, task=item, attack=item, threat=f"evasion/{text}", tags=[text])
+    out = build(bench.records, bench, tmp_path / "board", title=text, streams=[stream]).parent
+    assert len(pages(out)) == 6
     for path in out.glob("*.html"):
         raw = path.read_text(encoding="utf-8")
         page = Page(raw)
@@ -265,9 +271,10 @@ def test_hostile_text_in_every_field_stays_text(text, bench, new, new_failed, ne
         assert not UNSEEN.search(raw)
         assert len(raw) < 100_000
     assert set(contents(out)) == {
-        *(f"{page}.html" for page in ("index", "evasion", "poisoning", "membership", "inversion")),
+        *(f"{page}.html" for page in ("index", "evasion", "poisoning", "membership", "inversion", "streams")),
         *("records.json", "static/style.css"),
         *(f"records/{record.key}.json" for record in bench.records),
+        f"streams/{stream.key}.json",
     }
 
 

@@ -350,3 +350,26 @@ def test_where_a_repair_stands_in_the_stack_is_another_record_of_the_same_repair
     first = replace(base, defense=base.defense[::-1])
     assert cell_key(first) != cell_key(base)
     assert stage_keys(first)["repair"] == stage_keys(base)["repair"]
+
+
+def test_the_key_of_a_stream_holds_all_that_can_change_it_and_nothing_else(cell, new_use, monkeypatch):
+    shape = {"size": 25, "share": 0.5}
+
+    def of(cell, shape=shape):
+        return key(keys.stream_preimage(cell, shape))
+
+    changes = {
+        "task": new_use("blobs", dim=9), "fingerprint": "e" * 64, "defense": cell.defense[:1], "seed": 5,
+        "attack": new_use("pgd", steps=41), "threat": Threat.parse(FLIPS.replace("10%", "11%")), "device": "cuda",
+    }  # fmt: skip
+    found = [
+        of(cell),
+        of(cell, shape | {"size": 26}),
+        *(of(replace(cell, **{k: v})) for k, v in changes.items()),
+    ]
+    for name, versions in (("poisoning", keys.VERSIONS), ("STREAM", vars(keys))):
+        with monkeypatch.context() as patch:
+            patch.setitem(versions, name, 99)
+            found.append(of(cell))
+    assert len(set(found)) == len(found)
+    assert of(replace(cell, suite="another")) == of(cell)

@@ -364,3 +364,18 @@ def test_integers_are_stored_in_the_smallest_type_that_holds_them(size):
 def test_what_is_no_row_of_integers_keeps_its_type(array):
     assert small(array).dtype == array.dtype
     np.testing.assert_array_equal(small(array), array)
+
+
+def test_a_stream_lies_below_the_start_of_its_key_and_is_read(store, new_stream):
+    stream = new_stream()
+    store.write_stream(stream)
+    assert files(store.root) == {f"streams/{stream.key[:2]}/{stream.key}.json"}
+    assert store.stream_keys() == [stream.key]
+    assert store.read_stream(stream.key) == stream
+
+
+def test_the_stream_of_another_key_is_one_line(store, new_stream):
+    key = "ab" * 32
+    write_whole(store.stream_path(key), new_stream().to_json().encode())
+    with pytest.raises(Damaged, match=f"{key}.json is the record of another stream; delete the file"):
+        store.read_stream(key)

@@ -75,7 +75,7 @@ class Store:
     uri: str
     root: Path
 
-    def sync(self, *records: Record, files: Callable[[Record], list[Path]] = no_files, **options: Any) -> int:
+    def sync(self, *records: Any, files: Callable[[Any], list[Path]] = no_files, **options: Any) -> int:
         return sync(records, self.uri, files=files, artifacts=self.root, **options)
 
     def runs(self, suite: str) -> list[Any]:
@@ -254,6 +254,42 @@ def test_a_failed_cell_is_a_failed_run(store: Store) -> None:
     run = store.cell("failed")
     assert run.info.status == "FAILED"
     assert run.data.tags["firstline.error"] == "attack: ContractBroken in craft: left its ball"
+
+
+def test_a_stream_is_a_run_with_its_service_by_window(store: Store, new_stream: Callable[..., Any]) -> None:
+    stream = new_stream("mend", seed=7, steps=3, relapse=0.25)
+    assert store.sync(stream) == 1
+    (run,) = [run for run in store.cells("streams") if run.data.tags["firstline.key"] == stream.key]
+    history = store.client.get_metric_history(run.info.run_id, "service")
+    assert [(point.step, point.value) for point in history] == list(enumerate([1, 1, 0.5, 0.5, 1, 1]))
+    metrics, params = run.data.metrics, run.data.params
+    assert (metrics["drop"], metrics["recovered"], metrics["recovery"]) == (
+        0.5,
+        0,
+        4,
+    )  # two windows don't last
+    assert (metrics["steps"], metrics["relapse"], metrics["service.usual"]) == (3, 0.25, 1)
+    assert "oracle.loss" not in metrics
+    assert (params["shape.size"], params["seed"], params["defense.mend"]) == ("10", "7", "mend")
+    assert run.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_the_stream_of_nothing_carries_the_instant_oracle(
+    store: Store, new_stream: Callable[..., Any]
+) -> None:
+    stream = new_stream(seed=8)
+    store.sync(stream)
+    (run,) = [run for run in store.cells("streams") if run.data.tags["firstline.key"] == stream.key]
+    history = store.client.get_metric_history(run.info.run_id, "oracle.service")
+    assert [point.value for point in history] == [1, 1, 0.5, 1, 1, 1]
+    assert run.data.metrics["oracle.loss"] < run.data.metrics["loss"]
+
+
+def test_streams_are_exported_once_and_beside_cells(store: Store, new_stream: Callable[..., Any]) -> None:
+    both = [new_stream(seed=9), record("beside")]
+    assert store.sync(*both, *both) == 2
+    assert store.sync(*both) == 0
 
 
 HOSTILE = {

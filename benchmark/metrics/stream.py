@@ -5,13 +5,15 @@ are censored as in Basseville & Nikiforov 1993; the alarm is the rank test of Ma
 Mathematical Statistics 18, at a false-alarm rate that all monitors share.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
 
-from firstline.benchmark.metrics.checks import Bools, Floats
+from firstline.benchmark.core.stream_record import StreamRecord, Window
+from firstline.benchmark.metrics.checks import Floats
 from firstline.benchmark.metrics.detection import detection_delays
 from firstline.benchmark.metrics.rates import Interval, wilson
 from firstline.benchmark.metrics.resilience import drop, recovery_loss, recovery_time
@@ -22,19 +24,7 @@ TOLERANCE = 0.1  # of accuracy below the usual: back in service; two inputs of a
 LASTING = 3  # windows to the end that are back in service: one or two may be chance
 RESAMPLES = 1000  # windows of honest traffic that the alarm is set on
 ROUNDING = 1e-9
-
-
-class Window(NamedTuple):
-    """One window: was it attacked, what was served (n,), what is served on it without the attack (n,), an alarm?
-
-    right says of each input whether the answer was as it should be; usual says the same of the system that nobody
-    attacked, on the same inputs, so that hard inputs are no loss.
-    """
-
-    attacked: bool
-    right: Bools
-    usual: Bools
-    alarm: bool
+NOTHING, ORACLE = "none", "instant oracle"
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,46 @@ class Summary(NamedTuple):
     recovery: float
     loss: float
     service: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stream: its course, and the steps, clean rows and CPU seconds of its repairs.
+
+    relapse, and relapse_without_repair, are there for backdoors that were repaired.
+    """
+
+    defense: str
+    seed: int
+    course: Course
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    relapse: float | None = None
+    relapse_without_repair: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A defense over seeds: its summary, the means of what repairs took, and of what comes back where all repaired."""
+
+    defense: str
+    seeds: int
+    summary: Summary
+    steps: float
+    samples: float
+    seconds: float
+    relapse: float | None
+
+    @property
+    def unseen(self) -> int:
+        """In how many seeds no alarm detected the attack: their delays are censored."""
+        return self.seeds - round(self.summary.detected.value * self.seeds)
+
+    @property
+    def lost(self) -> int:
+        """In how many seeds service did not come back: their recoveries are censored."""
+        return self.seeds - round(self.summary.recovered.value * self.seeds)
 
 
 def alarm(calibration: Floats, size: int, fpr: float, rng: np.random.Generator) -> Callable[[Floats], bool]:
@@ -114,23 +144,24 @@ def course(windows: Sequence[Window], tolerance: float = TOLERANCE, lasting: int
     alarms = np.array([window.alarm for window in windows], np.bool_)
     found = detection_delays(alarms[None, :end], np.array([start]))
     detected, delay = bool(found.detected[0]), int(found.steps[0])
-    lacking = np.array([window.right.mean() - window.usual.mean() for window in windows])
+    right = [window.right / window.inputs for window in windows]
+    usual = [window.usual / window.inputs for window in windows]
+    lacking = np.array(right) - np.array(usual)
     back = recovery_time(lacking[start:], baseline=0.0, tolerance=tolerance + ROUNDING)
     horizon = len(windows) - start
     recovered = back + lasting <= horizon
-    first = windows[start]
     return Course(
-        drop=drop(float(first.usual.mean()), float(first.right.mean())),
+        drop=drop(usual[start], right[start]),
         detected=detected,
         delay=delay,
-        inputs=sum(len(window.right) for window in windows[start : start + delay + detected]),
+        inputs=sum(window.inputs for window in windows[start : start + delay + detected]),
         false_alarms=int(found.false_alarms[0] + alarms[end:].sum()),
         calm=int((~attacked).sum()),
         recovered=recovered,
         recovery=int(back) if recovered else horizon,
         loss=recovery_loss(np.arange(horizon + 1), lacking[start - 1 :], baseline=0.0),
         horizon=horizon,
-        service=tuple(float(window.right.mean()) for window in windows),
+        service=tuple(right),
     )
 
 
@@ -138,7 +169,7 @@ def oracle(windows: Sequence[Window]) -> list[Window]:
     """Return the stream of a defender who knows: an alarm in the first attacked window, and then all as usual."""
     first = next(i for i, window in enumerate(windows) if window.attacked)
     return [
-        window._replace(alarm=i == first, right=window.right if i <= first else window.usual)
+        window.model_copy(update={"alarm": i == first, "right": window.right if i <= first else window.usual})
         for i, window in enumerate(windows)
     ]
 
@@ -146,9 +177,6 @@ def oracle(windows: Sequence[Window]) -> list[Window]:
 def summary(courses: Sequence[Course]) -> Summary:
     """Return what streams of one shape have in common; shares have Wilson's interval."""
     n = len(courses)
-
-    def mean(values: Sequence[float]) -> float:
-        return float(np.mean(values))
 
     def restricted(times: Sequence[int], ended: Sequence[bool]) -> float:
         return restricted_mean(np.array(times), np.array(ended), horizon=float(max(1, *times)))
@@ -165,4 +193,39 @@ def summary(courses: Sequence[Course]) -> Summary:
         recovery=restricted([one.recovery for one in courses], recovered),
         loss=mean([one.loss for one in courses]),
         service=tuple(map(mean, zip(*(one.service for one in courses), strict=True))),
+    )
+
+
+def runs(records: Iterable[StreamRecord]) -> list[Run]:
+    """Return the run of each record, and that of the instant oracle after each of `none`.
+
+    The oracle is what `none` is up to the first attacked window, and then what it is without the attack.
+    """
+    found: list[Run] = []
+    for one in records:
+        took = (one.steps, one.samples, one.seconds, one.relapse, one.relapse_without_repair)
+        found.append(Run(one.defense_text, one.seed, course(one.windows), *took))
+        if one.defense_text == NOTHING:
+            found.append(Run(ORACLE, one.seed, course(oracle(one.windows))))
+    return found
+
+
+def lines(runs: Sequence[Run]) -> list[Line]:
+    """Return a line per defense, in the order of the runs."""
+    return [
+        _line(name, [run for run in runs if run.defense == name])
+        for name in dict.fromkeys(r.defense for r in runs)
+    ]
+
+
+def _line(name: str, runs: Sequence[Run]) -> Line:
+    again = [run.relapse for run in runs if run.relapse is not None]
+    return Line(
+        defense=name,
+        seeds=len(runs),
+        summary=summary([run.course for run in runs]),
+        steps=mean(run.steps for run in runs),
+        samples=mean(run.samples for run in runs),
+        seconds=mean(run.seconds for run in runs),
+        relapse=mean(again) if len(again) == len(runs) else None,
     )

@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from firstline.benchmark.protocols import stream as protocol
-from firstline.benchmark.protocols.stream import Window, alarm, oracle, summary
+from firstline.benchmark.core.stream_record import Window
+from firstline.benchmark.metrics import stream as protocol
+from firstline.benchmark.metrics.stream import alarm, oracle, summary
 
 course = partial(protocol.course, lasting=1)  # the streams here are short
 
@@ -15,7 +16,7 @@ ATTACKED = (False, False, True, True, True, False)
 
 def window(attacked: bool, right: int, *, usual: int = 10, raised: bool = False) -> Window:
     """A window of ten inputs, of which so many are answered as they should be."""
-    return Window(attacked, np.arange(10) < right, np.arange(10) < usual, raised)
+    return Window(attacked=attacked, inputs=10, right=right, usual=usual, alarm=raised)
 
 
 def stream(*right: int, alarms: tuple[int, ...] = (), attacked: tuple[bool, ...] = ATTACKED) -> list[Window]:
