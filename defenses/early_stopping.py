@@ -11,6 +11,14 @@ from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.training import Recipe
 
 
+def shortened(defense: Defense, task: Task, share: float) -> Recipe:
+    """Return the task's recipe with a share of its epochs, at least one. Raises FirstlineError unless share is one."""
+    if not 0 < share <= 1:
+        raise FirstlineError(f"{defense}: share is a share of the epochs, above 0 and at most 1")
+    usual = task.default.recipe
+    return replace(usual, epochs=max(1, round(share * usual.epochs)))
+
+
 @defense("early-stopping")
 @dataclass(frozen=True)
 class EarlyStopping(Defense):
@@ -24,8 +32,5 @@ class EarlyStopping(Defense):
     share: float = 0.1
 
     def recipe(self, task: Task) -> Recipe:
-        """Return the task's recipe with fewer epochs, at least one. Raises FirstlineError unless share is one."""
-        if not 0 < self.share <= 1:
-            raise FirstlineError(f"{self}: share is a share of the epochs, above 0 and at most 1")
-        usual = task.default.recipe
-        return replace(usual, epochs=max(1, round(self.share * usual.epochs)))
+        """Return the task's recipe with fewer epochs. Raises FirstlineError unless share is one."""
+        return shortened(self, task, self.share)
