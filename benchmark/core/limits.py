@@ -71,6 +71,7 @@ ATHALYE = "Athalye et al. 2018, arXiv:1802.00420, section 3.1"
 PINTOR = "Pintor et al. 2022, arXiv:2106.09947"
 CROCE = "Croce & Hein 2020, arXiv:2003.01690; AutoAttack's own flags"
 DAS = "Das, Zhang & Tramèr 2024, arXiv:2406.16201"
+STEINKE = "Steinke, Nasr & Jagielski 2023, arXiv:2305.08846"
 OURS = "firstline"
 
 LIMITS: dict[str, Limit] = {
@@ -127,6 +128,9 @@ LIMITS: dict[str, Limit] = {
     ),
     "blind_advantage": Limit(
         8, "rows alone, without the system, tell members from others {value} standard deviations better than chance (limit {limit})", DAS, None, 4.0, form=".1f"
+    ),
+    "audit_excess": Limit(
+        8, "the attack's right guesses refute the claimed privacy: the epsilon that they prove is {value} above it (limit {limit})", STEINKE, None, 0.0, form=".2f"
     ),
     "invalid_answers": Limit(
         7, "{value} of the adversarial inputs got NaN or infinite logits; they count as errors", OURS, 0.0

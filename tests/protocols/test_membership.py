@@ -10,14 +10,17 @@ from torch import Tensor
 
 from firstline.attacks.membership.loss_threshold import LossThreshold
 from firstline.benchmark.contract.oracles import Blobs
-from firstline.benchmark.core.contracts import Membership, Shadows
+from firstline.benchmark.core.contracts import Defense, Membership, Shadows, Task
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.outcome import MembershipOutcome
+from firstline.benchmark.core.privacy import PrivateTraining, epsilon
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Response, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
+from firstline.benchmark.core.training import Recipe
+from firstline.benchmark.metrics.dp_audit import audited_epsilon
 from firstline.benchmark.protocols import membership
 from firstline.benchmark.protocols.bench import Bank
 
@@ -305,3 +308,32 @@ def test_a_rate_that_the_sample_cannot_resolve_is_left_out(candidates, resolved)
     found = membership.measure(outcome, rng)
     assert {name for name in membership.LOW_FPR if f"tpr_at_{name}_fpr" in found} == resolved
     assert "test_accuracy" not in found
+
+
+@dataclass(frozen=True)
+class Claiming(Defense):
+    """Claims what it does not do."""
+
+    name = "claiming"
+    noise: float = 4.0
+
+    def recipe(self, task: Task) -> Recipe:
+        return task.default.recipe
+
+    def privacy(self, task: object, rows: int) -> PrivateTraining:
+        return PrivateTraining(noise=self.noise, clip=1.0, share=0.1, steps=10, delta=1e-5)
+
+
+def test_a_claim_of_privacy_that_the_attack_refutes_fails_the_gate(make):
+    pytest.importorskip("dp_accounting")
+    found, _, _ = run(make, LossThreshold(), layers=(Claiming(),))
+    claimed = epsilon(Claiming().privacy(TASK, 200))
+    assert found.metrics["epsilon"].value == claimed < 1
+    # 40 guesses of 400, all of them right, on each of six targets
+    expected = audited_epsilon(400, 40, 40, 1e-5, significance=0.05 / K)
+    assert found.diagnostics["audited_epsilon"] == expected > claimed
+    assert found.gate.verdict == "fail"
+    assert any("refute the claimed privacy" in reason for reason in found.gate.reasons)
+    honest, _, _ = run(make, Attack(chance), layers=(Claiming(),))
+    assert honest.gate.verdict == "pass"
+    assert "epsilon" not in run(make, Attack(chance))[0].metrics
