@@ -4,7 +4,6 @@ Source: Jia et al. 2019, arXiv:1909.10594 (confidence masking); Athalye et al. 2
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,9 +21,7 @@ class Masked(System, ABC):
     of the logits don't either then. Who has the gradients goes around the mask, and climbs the inner answer.
     """
 
-    keeps_label: ClassVar[bool] = (
-        True  # the answered class stays what it was, also where what is told has ties
-    )
+    keeps_label: bool = True  # the class stays what it was, also where what is told has ties
 
     @abstractmethod
     def told(self, shares: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -32,14 +29,17 @@ class Masked(System, ABC):
 
     def respond(self, x: Tensor, rng: torch.Generator) -> Response:
         """Answer x (n, *shape) with the logarithms of what is told; what is no number stays as it is."""
-        answer = self._inside().respond(x, rng)
+        return self.masked(self._inside().respond(x, rng), x, rng)
+
+    def masked(self, answer: Response, x: Tensor, rng: torch.Generator) -> Response:
+        """Return what is told instead of the inner system's answer to x (n, *shape)."""
         logits = answer.logits
         known = torch.isfinite(logits).all(1, keepdim=True)
         shares = torch.softmax(torch.where(known, logits, 0).double(), 1)
-        masked = self.told(shares, x, rng).clamp_min(FLOOR).log().to(logits)
+        told = self.told(shares, x, rng).clamp_min(FLOOR).log().to(logits)
         if self.keeps_label:
-            masked = lifted(masked, logits.argmax(1))
-        return Response(torch.where(known, masked, logits), answer.acceptance)
+            told = lifted(told, logits.argmax(1))
+        return Response(torch.where(known, told, logits), answer.acceptance)
 
     def surrogate(self, x: Tensor, rng: torch.Generator) -> Response:
         """Answer x (n, *shape) like the inner system, differentiably."""

@@ -18,7 +18,7 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.norms import TINY
 from firstline.benchmark.core.registry import defense
 from firstline.benchmark.core.rng import Streams
-from firstline.benchmark.core.system import System
+from firstline.benchmark.core.system import Response, System
 from firstline.benchmark.core.training import Recipe, train
 from firstline.defenses.confidence_masking import FLOOR, Masked
 from firstline.defenses.detector import halves
@@ -58,6 +58,16 @@ class Guarded(Masked):
         super().__init__(inner)
         self.classifier, self.budget, self.steps = classifier, budget, steps
         self.register_buffer("secret", torch.zeros(SECRET, dtype=torch.uint8))
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        """Answer x (n, *shape), whose rows the inner system is asked one by one.
+
+        The search makes much of a rounding error, and a row's rounding errors depend on its batch.
+        """
+        answers = [self._inside().respond(row, rng) for row in x.split(1)]
+        acceptance = [answer.acceptance for answer in answers if answer.acceptance is not None]
+        logits = torch.cat([answer.logits for answer in answers])
+        return self.masked(Response(logits, torch.cat(acceptance) if acceptance else None), x, rng)
 
     def told(self, shares: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return shares (n, classes), those of `noisy` in their place where the coin of the input says so."""

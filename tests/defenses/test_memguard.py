@@ -12,7 +12,7 @@ from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
-from firstline.benchmark.core.system import Bare, System
+from firstline.benchmark.core.system import Bare, Response, System
 from firstline.benchmark.core.training import Recipe
 from firstline.defenses.memguard import SECRET, WEIGHTS, Guarded, MemberClassifier, MemGuard
 
@@ -63,6 +63,22 @@ def test_the_noise_is_the_smallest_that_the_search_knows():
     least = torch.tensor([0.4, 0.2, 0.2], dtype=torch.float64)
     assert (spent >= least - 1e-9).all()
     assert (spent < least + 2 * 0.031).all()
+
+
+class Wavering(System):
+    """Takes its inputs for its logits, with an error that grows with the batch."""
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        return Response(x + 1e-3 * len(x) * torch.arange(x.shape[1]), x[:, 0])
+
+
+def test_the_errors_of_a_batch_do_not_reach_the_search():
+    x = drawn(4)
+    system = Guarded(Wavering(), SureIsMember(), 2.0, 300)
+    whole = system.respond(x, torch.Generator())
+    single = [system.respond(row, torch.Generator()) for row in x.split(1)]
+    torch.testing.assert_close(whole.logits, torch.cat([answer.logits for answer in single]))
+    assert torch.equal(whole.acceptance, x[:, 0])
 
 
 class FirstClass(nn.Module):
