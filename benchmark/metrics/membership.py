@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from firstline.benchmark.metrics.checks import Floats, Ints, classes_of, flags, floats
+from firstline.benchmark.metrics.checks import Bools, Floats, Ints, classes_of, flags, floats
 
 
 @njit(cache=True)
@@ -71,7 +71,7 @@ def _modified_entropies(logits: Floats, labels: Ints, result: Floats) -> None:
         sure = _scaled(z, top)
         p_top = _sigmoid(sure)
         wrong = _sigmoid(-sure) if y == top else 1 - p_top * np.exp(z[y] - z[top])
-        total = wrong * (_softplus(-sure) + z[top] - z[y])
+        total = wrong * (_softplus(-sure) + (z[top] - z[y]))
         for c in range(z.size):
             if c != y and c == top:
                 total += p_top * _softplus(sure)
@@ -124,8 +124,9 @@ def modified_entropies(logits: NDArray[Any], labels: NDArray[Any]) -> Floats:
 
     With p_i the probability of class i and y the label it is -(1 - p_y) log p_y - sum of p_i log(1 - p_i) over
     the other classes: 0 for a sure right answer and without bound for a sure wrong one, where the entropy of
-    both is 0. Arguments, shapes and errors as in scaled_logits. Source: Song & Mittal 2021, arXiv:2003.10595,
-    and their code, which has log(1e-30) where a logarithm of 0 would be; here nothing is 0.
+    both is 0. Arguments, shapes and errors as in scaled_logits; it is small like (1 - p_y) squared, so that right
+    answers more than 372 nats ahead are 0. Source: Song & Mittal 2021, arXiv:2003.10595; their code puts 1e-30
+    for a probability of 0, which logits don't have.
 
     >>> modified_entropies(np.array([[0.0, 0.0]]), np.array([0])).tolist()
     [0.6931471805599453]
@@ -133,7 +134,7 @@ def modified_entropies(logits: NDArray[Any], labels: NDArray[Any]) -> Floats:
     return _scored(_modified_entropies, logits, labels)
 
 
-def calibrated(scores: NDArray[Any], *, refs: NDArray[Any], member: NDArray[np.bool_]) -> Floats:
+def calibrated(scores: NDArray[Any], *, refs: NDArray[Any], member: Bools) -> Floats:
     """Return each score less its mean over the references that weren't trained on the example.
 
     scores is (n,), higher meaning member, such as minus the loss; refs (k, n) those of k reference systems and
@@ -145,21 +146,23 @@ def calibrated(scores: NDArray[Any], *, refs: NDArray[Any], member: NDArray[np.b
     array([1.5])
     """
     mine, theirs, trained = against(scores, refs, member)
-    if trained.all(axis=0).any():
-        raise ValueError(
-            f"all references were trained on {int(trained.all(axis=0).sum())} of {mine.size} examples"
-        )
-    return np.asarray(np.mean(mine - theirs, axis=0, where=~trained))
+    return np.asarray(np.mean(mine - theirs, axis=0, where=untrained(trained)))
 
 
-def against(
-    values: NDArray[Any], refs: NDArray[Any], member: NDArray[np.bool_]
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def against(values: NDArray[Any], refs: NDArray[Any], member: Bools) -> tuple[Floats, Floats, Bools]:
     """Return a target's values (n,), the references' (k, n) and who was trained on what (k, n), or raise ValueError."""
     mine, theirs = floats("values of the target", values, "n"), floats("values of refs", refs, "k, n")
     if theirs.shape[1] != mine.size:
         raise ValueError(f"the target has {mine.size} examples and refs {theirs.shape[1]}")
     return mine, theirs, flags("member", member, theirs.shape)
+
+
+def untrained(member: Bools) -> Bools:
+    """Return which references (k, n) weren't trained on each example, or raise ValueError where all of them were."""
+    seen = member.all(axis=0)
+    if seen.any():
+        raise ValueError(f"all references were trained on {int(seen.sum())} of {seen.size} examples")
+    return ~member
 
 
 def _scored(
