@@ -34,35 +34,6 @@ class Moments(NamedTuple):
 
 
 @njit(cache=True)
-def _about_mean(values: Floats) -> tuple[float, float]:
-    """The mean, exact where all values are equal, and the sum of squares around it."""
-    mean = 0.0
-    for value in values:
-        mean += value - values[0]
-    mean = values[0] + mean / values.size
-    total = 0.0
-    for value in values:
-        total += (value - mean) ** 2
-    return mean, total
-
-
-@njit(cache=True)
-def _median_of_rest(ordered: Floats, gone: Floats) -> float:
-    """The median of ordered without the values gone, at most two of them, each in ordered and in order."""
-    left = ordered.size - gone.size
-    first = second = ordered.size
-    if gone.size > 0:
-        first = np.searchsorted(ordered, gone[0])
-    if gone.size > 1:
-        second = max(np.searchsorted(ordered, gone[1]), first + 1)
-    total = 0.0
-    for rank in ((left - 1) // 2, left // 2):
-        at = rank + (rank >= first)
-        total += ordered[at + (at >= second)]
-    return total / 2
-
-
-@njit(cache=True)
 def _held(values: Floats, member: Bools, trained: bool, room: Floats) -> Floats:
     """The values of systems that were trained on an example, or not, at the front of room."""
     m = 0
@@ -74,6 +45,41 @@ def _held(values: Floats, member: Bools, trained: bool, room: Floats) -> Floats:
 
 
 @njit(cache=True)
+def _median_of_rest(ordered: Floats, gone: Floats) -> float:
+    """The median of ordered without the values gone, at most two of them, each in ordered and in order."""
+    left = ordered.size - gone.size
+    first = second = ordered.size
+    if gone.size > 0:
+        first = np.searchsorted(ordered, gone[0])
+    if gone.size > 1:
+        second = np.searchsorted(ordered, gone[1])
+    total = 0.0
+    for rank in ((left - 1) // 2, left // 2):
+        at = rank + (rank >= first)
+        total += ordered[at + (at >= second)]
+    return total / 2
+
+
+@njit(cache=True)
+def _fit(values: Floats, median: bool) -> tuple[float, float, float]:
+    """One of values, the centre less that, and the sum of squares around the mean; sorts values, less that one.
+
+    What is taken off is in their middle, so that neither an offset nor an outlier costs the others their digits.
+    """
+    values.sort()
+    base = values[values.size // 2]
+    values -= base
+    mean = 0.0
+    for value in values:
+        mean += value
+    mean /= values.size
+    squares = 0.0
+    for value in values:
+        squares += (value - mean) ** 2
+    return base, _median_of_rest(values, values[:0]) if median else mean, squares
+
+
+@njit(cache=True)
 def _of_target(phi: Floats, refs: Floats, member: Bools, median: bool, result: Moments) -> None:
     """The moments of one target; phi is (n,), refs and member (n, k)."""
     room = np.empty(refs.shape[1])
@@ -82,13 +88,8 @@ def _of_target(phi: Floats, refs: Floats, member: Bools, median: bool, result: M
             held = _held(refs[i], member[i], kind == IN, room)
             result.number[kind, i, 0] = held.size
             if held.size > 0:
-                first = held[0]
-                held -= first
-                centre, result.squares[kind, i, 0] = _about_mean(held)
-                if median:
-                    held.sort()
-                    centre = _median_of_rest(held, held[:0])
-                result.away[kind, i, 0] = phi[i] - first - centre
+                base, centre, result.squares[kind, i, 0] = _fit(held, median)
+                result.away[kind, i, 0] = phi[i] - base - centre
 
 
 @njit(cache=True)
@@ -98,22 +99,18 @@ def _of_pairs(phi: Floats, member: Bools, median: bool, result: Moments) -> None
     Sums over all systems are taken once, and what a pair adds to them is taken off again.
     """
     n, k = phi.shape
-    room, rest, gone = np.empty(k), np.empty(k), np.empty(2)
+    room, other_room, gone = np.empty(k), np.empty(k), np.empty(2)
     for i in range(n):
         for kind in (OUT, IN):
             held = _held(phi[i], member[i], kind == IN, room)
             if held.size == 0:
                 continue
-            first = held[0]
-            held -= first  # an offset that all share is gone before anything is summed
-            mean, total = _about_mean(held)
-            if median:
-                held.sort()
+            middle, mean, total = _fit(held, False)
             for j in range(0, k, 2):
-                less, squares, g = 0.0, total, 0
+                base, less, squares, g = middle, 0.0, total, 0
                 for one in (j, j + 1):
                     if member[i, one] == (kind == IN):
-                        gone[g] = phi[i, one] - first
+                        gone[g] = phi[i, one] - base
                         less += gone[g] - mean
                         squares -= (gone[g] - mean) ** 2
                         g += 1
@@ -121,19 +118,17 @@ def _of_pairs(phi: Floats, member: Bools, median: bool, result: Moments) -> None
                 if left == 0:
                     continue
                 squares -= less * less / left
-                centre = mean - less / left
                 if squares < CANCELS * total:
-                    r = 0
-                    for other in range(k):
-                        if other // 2 != j // 2 and member[i, other] == (kind == IN):
-                            rest[r] = phi[i, other] - first
-                            r += 1
-                    centre, squares = _about_mean(rest[:r])
-                if median:
+                    before = _held(phi[i, :j], member[i, :j], kind == IN, other_room)
+                    _held(phi[i, j + 2 :], member[i, j + 2 :], kind == IN, other_room[before.size :])
+                    base, centre, squares = _fit(other_room[:left], median)
+                elif median:
                     gone[:g].sort()
                     centre = _median_of_rest(held, gone[:g])
+                else:
+                    centre = mean - less / left
                 for one in (j, j + 1):
-                    result.away[kind, i, one] = phi[i, one] - first - centre
+                    result.away[kind, i, one] = phi[i, one] - base - centre
                     result.squares[kind, i, one] = squares
                     result.number[kind, i, one] = left
 
