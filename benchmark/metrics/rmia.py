@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from firstline.benchmark.metrics.checks import Bools, Floats, floats
-from firstline.benchmark.metrics.membership import against
+from firstline.benchmark.metrics.membership import against, untrained
 
 
 @njit(cache=True)
@@ -63,11 +63,7 @@ def offline_log_ratios(log_p: NDArray[Any], *, refs: NDArray[Any], member: Bools
     mine, theirs, trained = _probabilities(log_p, refs, member)
     if not 0 <= a <= 1:
         raise ValueError(f"a must lie in [0, 1], got {a}")
-    if trained.all(axis=0).any():
-        raise ValueError(
-            f"all references were trained on {int(trained.all(axis=0).sum())} of {mine.size} examples"
-        )
-    guess = np.log((1 + a) / 2) + _log_mean(theirs, ~trained)
+    guess = np.log((1 + a) / 2) + _log_mean(theirs, untrained(trained))
     ratios: Floats = mine - (guess if a == 1 else np.logaddexp(guess, np.log((1 - a) / 2)))
     return ratios
 
