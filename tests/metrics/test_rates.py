@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
-from firstline.benchmark.metrics.rates import holm, mcnemar, wilson
+from firstline.benchmark.metrics.rates import clopper_pearson, holm, mcnemar, wilson
 
 COUNTS = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 PAIRS = st.integers(1, 60).flatmap(
@@ -34,10 +34,26 @@ def test_wilson_treats_failures_like_successes(counts):
     assert (one.lo, one.hi) == pytest.approx((1 - other.hi, 1 - other.lo), abs=1e-12)
 
 
+@given(COUNTS)
+@settings(deadline=None)
+def test_clopper_and_pearsons_interval_is_that_of_scipy(counts):
+    successes, n = counts
+    expected = binomtest(successes, n).proportion_ci(0.95, "exact")
+    found = clopper_pearson(successes, n)
+    assert found.value == successes / n
+    assert (found.lo, found.hi) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert 0 <= found.lo <= found.value <= found.hi <= 1
+
+
+def test_clopper_and_pearsons_interval_has_a_closed_form_without_successes():
+    assert clopper_pearson(0, 1500) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 1500)), rel=1e-12)
+
+
+@pytest.mark.parametrize("interval", [wilson, clopper_pearson])
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5), (1, -5)])
-def test_wilson_refuses_what_is_no_share(successes, n):
+def test_intervals_refuse_what_is_no_share(interval, successes, n):
     with pytest.raises(ValueError, match=f"need 0 <= successes <= n and n > 0, got {successes} of {n}"):
-        wilson(successes, n)
+        interval(successes, n)
 
 
 @given(PAIRS)

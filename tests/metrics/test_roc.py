@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from firstline.benchmark.metrics.roc import auc, tpr_at_fpr
+from firstline.benchmark.metrics.roc import auc, resolvable, tnr_at_fnr, tpr_at_fpr
 from firstline.benchmark.metrics.roc_intervals import auc_interval, tpr_interval
 
 
@@ -54,6 +54,29 @@ def test_tpr_at_fpr_is_the_best_of_all_thresholds(example, fpr):
     scores, positive = example
     assert tpr_at_fpr(scores, positive, fpr) == naive_tpr(scores, positive, fpr)
     assert tpr_at_fpr(*shuffled(scores, positive), fpr) == tpr_at_fpr(scores, positive, fpr)
+
+
+@given(scored(), st.sampled_from([0.0, 0.01, 0.1, 1 / 3, 1.0]))
+@settings(deadline=None)
+def test_tnr_at_fnr_is_the_best_of_all_thresholds(example, fnr):
+    scores, positive = example
+    best = 0.0
+    for threshold in [*scores, -np.inf]:
+        cleared = scores <= threshold
+        if cleared[positive].mean() <= fnr + 1e-12:
+            best = max(best, cleared[~positive].mean())
+    assert tnr_at_fnr(scores, positive, fnr) == best
+
+
+@pytest.mark.parametrize(("rate", "least"), [(0.1, 10), (0.01, 100), (0.001, 1000), (0.29, 4), (1.0, 1)])
+def test_a_rate_is_resolved_by_as_many_examples_as_make_one_error(rate, least):
+    assert next(n for n in range(1, 2 * least + 1) if resolvable(rate, n)) == least
+    assert not resolvable(0.0, 10**9)
+
+
+def test_a_false_negative_rate_outside_0_and_1_is_refused():
+    with pytest.raises(ValueError, match=r"the false-negative rate must lie in \[0, 1\], got 2"):
+        tnr_at_fnr(np.arange(2.0), np.array([True, False]), 2)
 
 
 def test_an_fpr_that_is_a_whole_number_of_negatives_allows_them_all():
