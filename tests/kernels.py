@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 import torch
@@ -34,9 +35,14 @@ from firstline.benchmark.metrics import (
     detection,
     distances,
     images,
+    lira,
+    membership,
     paired,
     ranks,
     resilience,
+    rmia,
+    target_intervals,
+    thresholds,
 )
 from firstline.benchmark.metrics.precision import average_precision
 from firstline.benchmark.metrics.roc import auc, roc_curve
@@ -340,6 +346,112 @@ def series() -> Iterator[Case]:
     )
 
 
+def their_lira(phi: np.ndarray, member: np.ndarray, centre: Callable[..., np.ndarray]) -> np.ndarray:
+    """Each system against all but its pair, fitted anew; each example has as many references of either kind."""
+    scores = []
+    for j in range(len(phi)):
+        refs, trained = (np.delete(values, [j, j ^ 1], axis=0).T for values in (phi, member))
+        inside, outside = (refs[kind].reshape(len(refs), -1) for kind in (trained, ~trained))
+        fits = [(centre(values, axis=1), values.std(axis=1, ddof=1)) for values in (inside, outside)]
+        scores.append(scipy.stats.norm.logpdf(phi[j], *fits[0]) - scipy.stats.norm.logpdf(phi[j], *fits[1]))
+    return np.array(scores)
+
+
+def members(k: int = 64, n: int = 20_000, classes: int = 10) -> Iterator[Case]:
+    rng = generator()
+    logits, labels = 5 * rng.normal(size=(n, classes)), rng.integers(0, classes, n)
+    others = np.where(np.arange(classes) == labels[:, None], -np.inf, logits)
+    yield Case(
+        "scaled_logits",
+        "SciPy",
+        f"{n:,} x {classes}",
+        partial(membership.scaled_logits, logits, labels),
+        lambda: logits[np.arange(n), labels] - scipy.special.logsumexp(others, axis=1),
+    )
+
+    def their_entropies() -> np.ndarray:
+        p, own = scipy.special.softmax(logits, axis=1), np.arange(classes) == labels[:, None]
+        wrong = np.where(own, 1 - p, p)
+        return -(wrong * np.log(np.maximum(np.where(own, p, 1 - p), 1e-30))).sum(axis=1)
+
+    yield Case(
+        "modified_entropies",
+        "NumPy, from probabilities",
+        f"{n:,} x {classes}",
+        partial(membership.modified_entropies, logits, labels),
+        their_entropies,
+    )
+    coins = rng.random((k // 2, n)) < 0.5
+    member = np.stack([coins, ~coins], axis=1).reshape(k, n)
+    phi = rng.normal(size=(k, n)) + member
+    for name, centre in (("median", np.median), ("mean", np.mean)):
+        yield Case(
+            f"lira_online_bank, {name}",
+            "NumPy and SciPy, looped",
+            f"{k} x {n:,}",
+            partial(lira.lira_online_bank, phi, member=member, centre=name),
+            partial(their_lira, phi, member, centre),
+            rounds=3,
+            at_least=5,
+        )
+    log_p = np.log(rng.random((k, n)))
+    yield Case(
+        "online_log_ratios",
+        "SciPy",
+        f"{k - 2} x {n:,}",
+        partial(rmia.online_log_ratios, log_p[0], refs=log_p[2:]),
+        lambda: log_p[0] - scipy.special.logsumexp(log_p[2:], axis=0) + np.log(k - 2),
+    )
+    ratios, population = rng.normal(size=n), rng.normal(size=1000)
+    yield Case(
+        "population_shares",
+        "NumPy, all pairs",
+        f"{n:,} to 1,000",
+        partial(rmia.population_shares, ratios, population=population),
+        lambda: (ratios[:, None] > population).mean(axis=1),
+        at_least=5,
+    )
+    shadow, inside = scored(n)
+
+    def their_threshold() -> float:
+        fpr, tpr, limits = sklearn.metrics.roc_curve(inside, shadow, drop_intermediate=False)
+        return float(limits[np.argmax(tpr - fpr)])
+
+    yield Case(
+        "best_threshold",
+        "scikit-learn",
+        f"{n:,}",
+        partial(thresholds.best_threshold, shadow, inside),
+        their_threshold,
+    )
+    scores, trained = phi[:, :3000], member[:, :3000]
+
+    def pooled(statistic: Callable[[np.ndarray, np.ndarray], float]) -> None:
+        draws = generator()
+        for _ in range(LOOPS):
+            chosen = draws.integers(0, k, k)
+            statistic(trained[chosen].ravel(), scores[chosen].ravel())
+
+    more = {"times": 1000 / LOOPS, "rounds": 3, "at_least": 20}
+    what = f"{k} targets x 3,000, 1,000 resamples"
+    yield Case(
+        "pooled_auc",
+        "scikit-learn, looped",
+        what,
+        lambda: target_intervals.pooled_auc(scores, trained, generator()) and None,
+        lambda: pooled(sklearn.metrics.roc_auc_score),
+        **more,
+    )
+    yield Case(
+        "pooled_tpr",
+        "scikit-learn, looped",
+        what,
+        lambda: target_intervals.pooled_tpr(scores, trained, FPR, generator()) and None,
+        lambda: pooled(their_tpr),
+        **more,
+    )
+
+
 def offsets(offset: float = 1e9) -> Iterator[tuple[str, str, float, float]]:
     """Kernel, peer, and how far each is from its own answer without the offset."""
     a, b = generator().integers(0, 1024, (2, 200, 8, 8)) / 1024  # exact beside the offset
@@ -426,7 +538,7 @@ def table(head: list[str], body: list[tuple[str, ...]]) -> list[str]:
 def main() -> None:
     """Measure, print, and write the tables if a path is given."""
     torch.set_num_threads(1)
-    groups = (rankings, bootstraps, rows, pictures, strangeness, confidence, series)
+    groups = (rankings, bootstraps, rows, pictures, strangeness, confidence, series, members)
     with threadpool_limits(1):
         body = [measured(case) for group in groups for case in group()]
         shifted = [(k, p, f"{one:.0e}", f"{other:.0e}") for k, p, one, other in offsets()]
@@ -452,7 +564,7 @@ def main() -> None:
         ),
         "",
         f"A loop of scikit-learn is timed for {LOOPS} resamples and its time scaled to {RESAMPLES:,}; SciPy's for ranks",
-        f"for {LOOPS} of 1,000.",
+        f"and scikit-learn's over targets for {LOOPS} of 1,000.",
         "",
         "## Beside an offset of 1e9",
         "",
