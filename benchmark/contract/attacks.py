@@ -178,7 +178,7 @@ def within_budget(attack: Poisoning, folder: Path | None) -> None:
             assert not unlisted, f"{unlisted} changed or added rows are not listed as poisoned"
 
 
-def _shadows(data: Data) -> list[System]:
+def shadow_systems(data: Data) -> list[System]:
     """Nine systems, each fitted to an even half of the rows of data."""
     rngs = [Streams(0).child(str(number)) for number in range(9)]
     return Stack((Defense(),)).fit_many(Blobs(), data, _seen(len(rngs), len(data)), rngs, torch.device("cpu"))
@@ -189,7 +189,9 @@ def _seen(systems: int, rows: int) -> Tensor:
     return torch.stack([torch.arange(number % 2, rows, 2) for number in range(systems)])
 
 
-def _known(systems: list[System], candidates: Data, population: Data) -> Shadows:
+def known_shadows(systems: list[System], candidates: Data, population: Data) -> Shadows:
+    """What an attacker knows of all but the first of shadow_systems."""
+
     def answers(x: Tensor) -> Tensor:
         return torch.stack([system.respond(x, torch.Generator()).logits for system in systems])
 
@@ -203,10 +205,10 @@ def scores(attack: Membership, folder: Path | None) -> None:
     """Scores every candidate with a number, the same for the same seed."""
     splits = Blobs().load(None)
     candidates = splits.train.rows(torch.arange(32))
-    system, *others = _shadows(candidates)
+    system, *others = shadow_systems(candidates)
     for goal in attack.goals:
         threat = Threat.parse(f"membership/white/{goal}")
-        known = _known(others, candidates, splits.aux) if "architecture" in attack.needs else None
+        known = known_shadows(others, candidates, splits.aux) if "architecture" in attack.needs else None
         mine = Data(candidates.x.clone(), candidates.y.clone(), candidates.ids.clone())
         found = [attack.score(_target(system, threat, 32), mine, known, threat, Streams(0)) for _ in range(2)]
         assert torch.equal(mine.x, candidates.x) and torch.equal(mine.y, candidates.y), (

@@ -85,8 +85,8 @@ class Cost(Part):
     """Seconds per stage, totals of the attack's queries and gradients, and the worker's peak memory.
 
     Fitting and crafting count CPU seconds (wall time on a GPU), scoring wall time, as it runs elsewhere.
-    fit_seconds is the fit of the attacked system, whether it was made for this cell or found in the store, and
-    repair_seconds its repair.
+    fit_seconds is the fit of the attacked system, whether it was made for this cell or found in the store, or the
+    mean of all that membership inference attacks; repair_seconds is its repair.
     """
 
     fit_seconds: float = 0.0

@@ -61,13 +61,15 @@ class Bank:
     """Systems in complementary pairs: 2p and 2p + 1 are fitted to two halves of the same rows.
 
     rows (k, m) are the positions in data of what each was fitted to; canary (n,) says which rows of data got a wrong
-    label first. answers holds by name, once somebody asked, logits (k, n, classes) and labels (k, n).
+    label first. seconds is the CPU time that fitting one took. answers holds by name, once somebody asked, logits
+    (k, n, classes) and labels (k, n).
     """
 
     systems: list[System]
     data: Data
     rows: Tensor
     canary: Tensor
+    seconds: float = 0.0
     answers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     memo: dict[str, float] = field(default_factory=dict)
 

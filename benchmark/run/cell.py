@@ -138,7 +138,7 @@ class _Progress:
 def run_cell(cell: Cell, group: Group) -> Record:
     """Run one cell and write its record, which is also returned. An error becomes a failed record."""
     progress, started = _Progress(cell.device), now()
-    made: dict[str, Fit] = {}
+    made: dict[str, Fit | Bank] = {}
     measured: Measured | None = None
     failure: Failure | None = None
     with ExitStack() as temporary:
@@ -194,7 +194,7 @@ def describe(error: BaseException, stage: str) -> Failure:
 
 
 def _measure(
-    cell: Cell, group: Group, progress: _Progress, temporary: ExitStack, made: dict[str, Fit]
+    cell: Cell, group: Group, progress: _Progress, temporary: ExitStack, made: dict[str, Fit | Bank]
 ) -> Measured:
     blueprint = Blueprint(cell.task, cell.defense, cell.device)
     task, stack = blueprint.items()
@@ -207,18 +207,20 @@ def _measure(
 
     def fit(poisoned: PoisonedData | None) -> Fit:
         progress.enter("fit")
-        made["fit"] = _fit(cell, group, task, stack, splits, poisoned, rng, blueprint, temporary)
-        return made["fit"]
+        made["fit"] = found = _fit(cell, group, task, stack, splits, poisoned, rng, blueprint, temporary)
+        return found
 
     def repair(served: Served, incident: Incident, look: Look) -> Mended:
-        made["repair"], trace = _repair(
-            cell, group, task, stack, served, incident, look, rng, blueprint, temporary
-        )
-        return Mended(made["repair"], trace)
+        found, trace = _repair(cell, group, task, stack, served, incident, look, rng, blueprint, temporary)
+        made["repair"] = found
+        return Mended(found, trace)
 
     def bank(defended: bool) -> Bank:
         progress.enter("fit")
-        return _bank(cell, group, task, stack if defended else None, splits, rng, blueprint)
+        found = _bank(cell, group, task, stack if defended else None, splits, rng, blueprint)
+        if defended:
+            made["fit"] = found
+        return found
 
     bench = Bench(
         task=task,
@@ -331,10 +333,11 @@ def _bank(
         return group.banks[name]
     data, canary = with_canaries(splits.train, task.classes, cell.threat.canaries, rng)
     rows = halves(len(data), cell.threat.shadows, rng)
-    wanted = [keys.key(keys.bank_preimage(cell, undefended, pair)) for pair in range(len(rows) // 2)]
-    found = [_stored(group.store, key)[0] for key in wanted]
-    if missing := [pair for pair, state in enumerate(found) if not state]:
+    wanted = [keys.key(preimage) for preimage in keys.pair_preimages(cell, undefended)]
+    found = [_stored(group.store, key) for key in wanted]
+    if missing := [pair for pair, (state, _) in enumerate(found) if not state]:
         members = [number for pair in missing for number in (2 * pair, 2 * pair + 1)]
+        start = process_time()
         made = plan.items()[1].fit_many(
             task,
             data,
@@ -343,16 +346,18 @@ def _bank(
             group.device,
             clean_rows(splits, rng),
         )
+        each = (process_time() - start) / len(members)
         for pair, two in zip(missing, zip(made[::2], made[1::2], strict=True), strict=True):
             state = {f"{i}.{k}": v for i, one in enumerate(two) for k, v in one.state_dict().items()}
-            group.store.save_fit(wanted[pair], state, {})
-            found[pair] = state
+            group.store.save_fit(wanted[pair], state, {"seconds": each})
+            found[pair] = state, {"seconds": each}
     systems = [
         plan.rebuild({k[2:]: v for k, v in state.items() if k[0] == half})
-        for state in found
+        for state, _ in found
         for half in ("0", "1")
     ]
-    group.banks[name] = Bank(systems, data, rows, canary)
+    seconds = sum(facts["seconds"] for _, facts in found) / len(found)
+    group.banks[name] = Bank(systems, data, rows, canary, seconds)
     return group.banks[name]
 
 

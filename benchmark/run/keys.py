@@ -123,17 +123,29 @@ def fit_preimage(cell: Cell, *, poisoned: bool) -> dict[str, Any]:
     }
 
 
-def bank_preimage(cell: Cell, undefended: tuple[Use, ...], pair: int) -> dict[str, Any]:
-    """Two systems fitted to complementary halves, with the cell's defense, or with undefended where that is any."""
+def bank_preimage(cell: Cell, undefended: tuple[Use, ...] = ()) -> dict[str, Any]:
+    """Systems fitted to halves of the rows, with the cell's defense, or with undefended where that is any."""
     return {
         "stage": "bank/1",
         "data": data_preimage(cell),
         "defense": [layer.identity() for layer in undefended or cell.defense],
         "canaries": cell.threat.canaries,
-        "pair": pair,
         "seed": cell.seed,
         "numeric": numeric(cell.device),
     }
+
+
+def pair_preimages(cell: Cell, undefended: tuple[Use, ...] = ()) -> list[dict[str, Any]]:
+    """Each two systems of a bank that are fitted to complementary halves, which are stored together."""
+    bank = bank_preimage(cell, undefended)
+    return [{"stage": "pair/1", "bank": bank, "pair": pair} for pair in range(cell.threat.shadows // 2)]
+
+
+def attacked_preimage(cell: Cell) -> dict[str, Any]:
+    """What the attack meets: a fitted system, or in membership inference a bank of so many."""
+    if cell.threat.vector == "membership":
+        return bank_preimage(cell) | {"systems": cell.threat.shadows}
+    return fit_preimage(cell, poisoned=cell.threat.vector == "poisoning")
 
 
 def repair_preimage(cell: Cell) -> dict[str, Any]:
@@ -152,7 +164,7 @@ def craft_preimage(cell: Cell) -> dict[str, Any]:
     """What the attack made, of a system that is the same for all that attack it, or of one that was repaired."""
     made = {
         "stage": "craft/1",
-        "fit": fit_preimage(cell, poisoned=cell.threat.vector == "poisoning"),
+        "fit": attacked_preimage(cell),
         "attack": cell.attack.identity(),
         "threat": str(cell.threat),
         "seed": cell.seed,
@@ -195,14 +207,13 @@ def stream_preimage(cell: Cell, shape: dict[str, Any]) -> dict[str, Any]:
 
 def stage_keys(cell: Cell, *, blind: bool = True) -> dict[str, str]:
     """Return the key of every stage of a cell."""
-    poisoned = cell.threat.vector == "poisoning"
     stages = {
         "data": data_preimage(cell),
-        "fit": fit_preimage(cell, poisoned=poisoned),
+        "fit": attacked_preimage(cell),
         "craft": craft_preimage(cell),
         "score": score_preimage(cell, blind=blind),
     }
-    if poisoned:
+    if cell.threat.vector == "poisoning":
         stages["poison"] = poison_preimage(cell)
     if cell.repairs:
         stages["repair"] = repair_preimage(cell)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.keys import Cell
@@ -51,12 +51,17 @@ def make_plan(matrix: Matrix, store: Store, *, blind: bool = True, retry: bool =
             plan.failed.append(cell)
             continue
         groups.setdefault((cell.task.text, cell.defense_text, cell.seed), []).append(cell)
-        for poisoned in {False, cell.threat.vector == "poisoning"}:
-            key = keys.key(keys.fit_preimage(cell, poisoned=poisoned))
-            if not store.has_fit(key):
-                fits.add(key)
+        fits |= {key for key in map(keys.key, _fits(cell)) if not store.has_fit(key)}
     plan.groups, plan.fits = list(groups.values()), len(fits)
     return plan
+
+
+def _fits(cell: Cell) -> list[dict[str, Any]]:
+    """The preimages of all that a cell fits."""
+    if cell.threat.vector == "membership":
+        return keys.pair_preimages(cell)
+    poisoned = {False, cell.threat.vector == "poisoning"}
+    return [keys.fit_preimage(cell, poisoned=one) for one in sorted(poisoned)]
 
 
 def execute(

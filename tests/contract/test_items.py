@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from firstline.benchmark.contract import attacks, defenses, tasks  # noqa: F401 - imported for their checks
+from firstline.benchmark.contract import attacks, defenses, tasks  # noqa: F401 - the last two for their checks
 from firstline.benchmark.contract.checks import _checks
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core import catalog
@@ -85,7 +85,10 @@ def test_an_attack_reaches_for_nothing_but_what_it_declares(cls, goal):
         region = region_of(threat, some.x, task.space, Streams(0))
         cls().perturb(target, some.x, some.y, region, Streams(0))
     else:
-        cls().score(target, some, splits.aux if "aux" in cls.needs else None, threat, Streams(0))
+        known = None
+        if "architecture" in cls.needs:
+            known = attacks.known_shadows(attacks.shadow_systems(some)[1:], some, splits.aux)
+        cls().score(target, some, known, threat, Streams(0))
 
 
 def test_there_are_items_of_every_kind():
