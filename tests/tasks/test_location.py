@@ -104,6 +104,22 @@ def test_rows_say_what_the_file_says(small, tmp_path):
         ("location30.npz", arrays()[:900], "location30.npz can't be read"),
         ("location30.npz", arrays(y=CLASSES[:9]), "location30.npz can't be read"),
     ],
+    ids=[
+        "no file",
+        "not text",
+        "empty",
+        "too few",
+        "no number",
+        "columns",
+        "not bits",
+        "classes",
+        "no archive",
+        "cut short",
+        "no member",
+        "no arrays",
+        "arrays cut short",
+        "lengths",
+    ],  # a packed file holds the time, and names must be the same in every process
 )
 def test_damaged_files_are_a_problem_that_says_where(small, tmp_path, name, content, message):
     with pytest.raises(DataProblem, match=message):
