@@ -18,6 +18,7 @@ from firstline.attacks.membership.lira import LiRA
 from firstline.attacks.membership.loss_threshold import LossThreshold
 from firstline.attacks.membership.modified_entropy import ModifiedEntropy
 from firstline.attacks.membership.rmia import RMIA
+from firstline.attacks.membership.shadow_classifier import OneShadow, ShadowClassifier
 from firstline.benchmark.core.contracts import Membership, Shadows, initialise
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import FirstlineError
@@ -237,3 +238,54 @@ def test_the_gradient_is_that_of_all_parameters():
         assert -float(found[i]) == pytest.approx(math.sqrt(square), rel=1e-5)
     with pytest.raises(FirstlineError, match="holds no network"):
         scores(GradientNorm())
+
+
+def sure_of_members(systems: int, n: int) -> tuple[Shadows, Tensor]:
+    """Shadows that are surer of what they saw, in class 0 by much and in class 1 by less; class 2 tells nothing."""
+    draw = torch.Generator().manual_seed(3)
+    member = torch.rand(systems, n, generator=draw) < 0.5
+    y = torch.arange(n) % 3
+    gain = torch.tensor([3.0, 1.0, 0.0])[y]
+    logits = torch.randn(systems, n, 3, generator=draw) * 0.3
+    logits[torch.arange(systems)[:, None], torch.arange(n), y] += 1 + member * gain
+    return shadows(logits, member), y
+
+
+def test_shadow_networks_give_the_odds_of_bayes_where_answers_are_few():
+    """Two answers: members get the sure one with 80%, others with 30%."""
+    draw = torch.Generator().manual_seed(1)
+    member = torch.rand(40, 60, generator=draw) < 0.5
+    sure = torch.rand(40, 60, generator=draw) < torch.where(member, 0.8, 0.3)
+    logits = torch.where(sure[..., None], torch.tensor([4.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0]))
+    asked = torch.tensor([[4.0, 0.0, 0.0], [1.0, 0.0, 0.0]]).repeat(30, 1)
+    y = torch.zeros(60, dtype=torch.int64)
+    for attack in (ShadowClassifier(), OneShadow()):
+        found, target = scores(attack, asked, y, shadows(logits, member))
+        used = attack.shadows or len(logits)
+        for place, told in enumerate((sure[:used], ~sure[:used])):
+            odds = math.log((told & member[:used]).sum() / (told & ~member[:used]).sum())
+            assert found[place].item() == pytest.approx(odds, abs=0.15 if used > 1 else 0.4)
+        assert target.queries.tolist() == [1] * 60
+
+
+def test_shadow_networks_of_classes_know_how_much_each_class_tells():
+    known, y = sure_of_members(20, 90)
+    found, _ = scores(ShadowClassifier(), known.logits[0], y, known)
+    member = known.member[0]
+    right = (found > 0) == member
+    assert right[y == 0].float().mean() > 0.95
+    assert right[y == 0].float().mean() > right[y == 1].float().mean() > 0.7
+    assert found[y == 2].abs().mean() < 0.5 * found[y == 1].abs().mean()
+
+
+def test_a_class_without_shadows_to_learn_from_scores_0():
+    known, y = sure_of_members(8, 90)
+    member = known.member | (y == 1)
+    found, _ = scores(ShadowClassifier(), known.logits[0], y, shadows(known.logits, member))
+    assert (found[y == 1] == 0).all()
+    assert (found[y == 0] != 0).all()
+
+
+def test_shadow_networks_want_shadows():
+    with pytest.raises(FirstlineError, match="shadow-classifier: no shadow to learn from; raise shadows="):
+        scores(ShadowClassifier())
