@@ -123,7 +123,7 @@ def test_a_backdoored_update_costs_nothing_to_who_leaves_out_its_poison(cli, tmp
     assert abs(clean["summary"]["loss"]) < 0.03
     assert mended["summary"]["detected"]["value"] == 1
     assert mended["samples"] > 0
-    assert 0 <= mended["relapse"] <= 1
+    assert -0.05 < mended["relapse"] <= 1  # a difference of two shares
     assert (none["samples"], none["relapse"]) == (0, None)
 
 
