@@ -35,7 +35,7 @@ from firstline.benchmark.protocols.membership import halves, with_canaries
 from firstline.benchmark.protocols.recovery import traced
 from firstline.benchmark.protocols.table import PROTOCOLS
 from firstline.benchmark.run import keys
-from firstline.benchmark.run.environment import now, peak_memory_mb
+from firstline.benchmark.run.environment import now, peak_memory_mb, return_free_memory
 from firstline.benchmark.run.keys import Cell
 from firstline.benchmark.run.matrix import undefended as undefended_layers
 from firstline.benchmark.run.recording import Job, make_record
@@ -113,6 +113,7 @@ def run_group(
             starting(cell)
             group = group or Group(job, Store(job.root), torch.device(cell.device), nursery)
             done(cell, run_cell(cell, group))
+            return_free_memory()
     finally:
         if group is not None:
             group.open.close()

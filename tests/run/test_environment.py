@@ -1,4 +1,6 @@
+import os
 import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 import firstline
 from firstline.benchmark.run import environment as module
 from firstline.benchmark.run.environment import commit, environment, now, peak_memory_mb
+from firstline.benchmark.run.pool import ALLOCATOR
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +74,27 @@ def test_time_and_memory_have_their_units():
     assert now().endswith("Z")
     assert len(now()) == len("2026-01-01T00:00:00Z")
     assert 10 < peak_memory_mb() < 1e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_free_memory_between_what_is_in_use_goes_back():
+    """A process with a worker's settings frees every other of 64 pieces of 4 MiB."""
+    script = """
+from firstline.benchmark.run.environment import return_free_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+pieces = [bytearray(4 << 20) for _ in range(64)]
+for piece in pieces:
+    piece[:] = bytes([1]) * len(piece)
+full = resident()
+del pieces[::2]
+held = resident()
+return_free_memory()
+print(full - held, full - resident())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | ALLOCATOR, capture_output=True, text=True, check=True
+    )
+    kept_back, given_back = map(int, done.stdout.split())
+    assert kept_back < 10
+    assert given_back > 100
