@@ -54,6 +54,8 @@ METRICS = {
         "AUC",
         "How well the attacker tells training examples from others: 0.5 is guessing, 1 is certainty.",
     ),
+    "precision": ("Precision", "Share of members among those that the attacker calls so."),
+    "recall": ("Recall", "Share of the members that the attacker calls so."),
     "tpr_at_1pct_fpr": ("Found at 1% false alarms", "Share of training examples found at 1% false alarms."),
     "tpr_at_0.1pct_fpr": (
         "Found at 0.1% false alarms",

@@ -20,7 +20,7 @@ from firstline.benchmark.run.runner import make_plan, workers
 from firstline.benchmark.run.store import Store
 
 # What two runs of one cell must agree on; the rest says when, where and by which commit it was run.
-COMPARED = ("key", "status", "metrics", "curves", "diagnostics", "gate", "outcomes")
+COMPARED = ("key", "status", "metrics", "unresolved", "curves", "diagnostics", "gate", "outcomes")
 
 
 def is_key(text: str) -> bool:

@@ -125,6 +125,10 @@ def _render_record(record: Any) -> str:
         ]
         for name, m in sorted(record.metrics.items())
     ]
+    numbers += [
+        [name, "not resolvable", f"{lo:.4f} to {hi:.4f}", "", "the sample is too small"]
+        for name, (lo, hi) in sorted(record.unresolved.items())
+    ]
     spent = [[name, f"{value:g}"] for name, value in record.cost.model_dump().items()]
     other = [[k, f"{v:g}"] for k, v in sorted(record.diagnostics.items()) if k not in LIMITS]
     return (

@@ -143,6 +143,9 @@ class Record(Part):
     status: Literal["ok", "failed"]
     error: Failure | None = None
     metrics: dict[str, Metric] = {}
+    unresolved: dict[str, tuple[float, float]] = Field(
+        default={}, description="what the sample is too small for: the ends between which it lies"
+    )
     curves: dict[str, list[tuple[float, float]]] = {}
     diagnostics: dict[str, float] = {}
     gate: Gate = Gate(verdict="pass", reasons=[])

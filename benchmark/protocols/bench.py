@@ -147,10 +147,14 @@ def drawn(rng: Streams, name: str, available: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a protocol found: outcomes, metrics, curves, diagnostics, the gate's verdict and the attack's cost."""
+    """What a protocol found: outcomes, metrics, curves, diagnostics, the gate's verdict and the attack's cost.
+
+    unresolved holds, of each measure for which the sample is too small, the ends between which it lies.
+    """
 
     outcome: Outcome
     metrics: dict[str, Metric]
+    unresolved: dict[str, tuple[float, float]] = field(default_factory=dict)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     gate: Gate = field(default_factory=lambda: Gate(verdict="pass", reasons=[]))

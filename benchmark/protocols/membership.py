@@ -27,7 +27,7 @@ from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.target import asked
 from firstline.benchmark.metrics.dp_audit import audited_epsilon
-from firstline.benchmark.metrics.roc import auc, roc_curve
+from firstline.benchmark.metrics.roc import auc, roc_curve, tpr_at_fpr
 from firstline.benchmark.metrics.target_intervals import pooled_auc, pooled_tpr
 from firstline.benchmark.metrics.thresholds import balanced_accuracy, best_threshold, class_thresholds
 from firstline.benchmark.protocols.bench import BATCH, Bank, Bench, Measured, answered
@@ -81,7 +81,7 @@ def run(bench: Bench) -> Measured:
         queries=queries.numpy(),
     )
     figures = _once(bench, bank)
-    metrics = measure(outcome, bench.rng.numpy("bootstrap"))
+    metrics, unresolved = measure(outcome, bench.rng.numpy("bootstrap"))
     if "epsilon" in figures:
         metrics["epsilon"] = plain(figures["epsilon"], len(scores), "nats", "lower")
         figures["audited_epsilon"] = audit(outcome, figures["delta"])
@@ -89,6 +89,7 @@ def run(bench: Bench) -> Measured:
     return Measured(
         outcome=outcome,
         metrics=metrics,
+        unresolved=unresolved,
         curves=curves(outcome),
         diagnostics=figures,
         gate=judge(figures),
@@ -226,40 +227,47 @@ def untied(score: Floats, rng: np.random.Generator) -> Floats:
     return ranks.reshape(score.shape)
 
 
-def measure(outcome: MembershipOutcome, rng: np.random.Generator) -> dict[str, Metric]:
-    """Return the metrics of one attack over all targets; lower is better for the defender.
+def measure(
+    outcome: MembershipOutcome, rng: np.random.Generator
+) -> tuple[dict[str, Metric], dict[str, tuple[float, float]]]:
+    """Return the metrics of one attack over all targets, and what can't be resolved; lower is better for the defender.
 
     Intervals resample targets: candidates share systems. A rate that allows less than one false alarm among all
-    non-members is left out.
+    non-members is not resolvable: what is told of it is the share of members found without a false alarm, and with
+    one, between which it lies.
     """
-    metrics = _separation(outcome.score, outcome.member, rng, "")
+    metrics, unresolved = _separation(outcome.score, outcome.member, rng, "")
     if outcome.canary.any():
         canary = outcome.canary
-        metrics |= _separation(outcome.score[:, canary], outcome.member[:, canary], rng, "canary_")
-    metrics |= _balanced(outcome)
+        more, vague = _separation(outcome.score[:, canary], outcome.member[:, canary], rng, "canary_")
+        metrics, unresolved = metrics | more, unresolved | vague
+    metrics |= _by_threshold(outcome)
     targets = len(outcome.member)
     metrics["train_accuracy"] = plain(outcome.right[outcome.member].mean(), targets, "share", "higher")
     metrics["candidate_accuracy"] = plain(outcome.right[~outcome.member].mean(), targets, "share", "higher")
     if outcome.test_right.size:
         metrics["test_accuracy"] = share(outcome.test_right.ravel(), "higher")
-    return metrics
+    return metrics, unresolved
 
 
-def _separation(score: Floats, member: Bools, rng: np.random.Generator, prefix: str) -> dict[str, Metric]:
-    found = {}
+def _separation(
+    score: Floats, member: Bools, rng: np.random.Generator, prefix: str
+) -> tuple[dict[str, Metric], dict[str, tuple[float, float]]]:
     usable = member.any(1) & ~member.all(1)  # few canaries may all be on one side
     score, member = score[usable], member[usable]
     if len(member) < 2:
-        return {}
+        return {}, {}
     finite = _finite(score)
-    found[f"{prefix}auc"] = estimate(pooled_auc(finite, member, rng), member.size, "lower")
-    ranks = untied(finite, rng)
-    for name, rate in LOW_FPR.items():
-        if (hits := pooled_tpr(ranks, member, rate, rng)) is not None:
-            found[f"{prefix}tpr_at_{name}_fpr"] = estimate(hits.over_targets, member.size, "lower")
-    if (misses := pooled_tpr(-ranks, ~member, 0.001, rng)) is not None:
-        found[f"{prefix}tnr_at_0.1pct_fnr"] = estimate(misses.over_targets, member.size, "lower")
-    return found
+    found = {f"{prefix}auc": estimate(pooled_auc(finite, member, rng), member.size, "lower")}
+    ranks, unresolved = untied(finite, rng), {}
+    rates = [(f"tpr_at_{name}_fpr", ranks, member, rate) for name, rate in LOW_FPR.items()]
+    for name, order, wanted, rate in [*rates, ("tnr_at_0.1pct_fnr", -ranks, ~member, 0.001)]:
+        if (hits := pooled_tpr(order, wanted, rate, rng)) is not None:
+            found[prefix + name] = estimate(hits.over_targets, member.size, "lower")
+        else:
+            ends = (tpr_at_fpr(order.ravel(), wanted.ravel(), errors / (~wanted).sum()) for errors in (0, 1))
+            unresolved[prefix + name] = (next(ends), next(ends))
+    return found, unresolved
 
 
 def _finite(score: Floats) -> Floats:
@@ -267,13 +275,13 @@ def _finite(score: Floats) -> Floats:
     return np.clip(score, np.finfo(np.float64).min / 2, np.finfo(np.float64).max / 2)
 
 
-def _balanced(outcome: MembershipOutcome) -> dict[str, Metric]:
-    """Balanced accuracy by thresholds that were best for the attacker's other systems, of all classes and of each."""
+def _by_threshold(outcome: MembershipOutcome) -> dict[str, Metric]:
+    """What thresholds do that were best for the attacker's other systems, of all classes and of each."""
     score, member, label = _finite(outcome.score), outcome.member, outcome.label
     targets, classes = len(score), int(label.max()) + 1
     if targets < 4:
         return {}
-    overall, by_class = [], []
+    overall, by_class, called = [], [], np.empty_like(member)
     for first in range(0, targets, 2):
         others = np.arange(targets) // 2 != first // 2
         known, inside = score[others].ravel(), member[others].ravel()
@@ -282,10 +290,15 @@ def _balanced(outcome: MembershipOutcome) -> dict[str, Metric]:
         for one in (first, first + 1):
             overall.append(balanced_accuracy(score[one], member[one], cut))
             by_class.append(balanced_accuracy(score[one], member[one], cuts))
-    return {
+            called[one] = score[one] >= cut
+    found = {
         "balanced_accuracy": plain(float(np.mean(overall)), targets, "share", "lower"),
         "balanced_accuracy_by_class": plain(float(np.mean(by_class)), targets, "share", "lower"),
+        "recall": plain(called[member].mean(), targets, "share"),
     }
+    if called.any():
+        found["precision"] = plain(member[called].mean(), targets, "share", "lower")
+    return found
 
 
 def curves(outcome: MembershipOutcome) -> dict[str, list[tuple[float, float]]]:

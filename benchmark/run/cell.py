@@ -163,6 +163,7 @@ def run_cell(cell: Cell, group: Group) -> Record:
     if measured is not None:
         found = {
             "metrics": measured.metrics,
+            "unresolved": measured.unresolved,
             "curves": measured.curves,
             "diagnostics": measured.diagnostics,
             "gate": measured.gate,

@@ -276,23 +276,29 @@ def test_metrics_follow_from_the_outcome_alone():
         test_right=np.array([[True, False], [True, True], [False, False], [True, True]]),
         queries=np.ones(4, np.int64),
     )
-    found = membership.measure(outcome, np.random.default_rng(0))
+    found, unresolved = membership.measure(outcome, np.random.default_rng(0))
     assert {name: metric.value for name, metric in found.items()} == {
         "auc": pytest.approx(
             (4 * 8 + 4 * 4) / 64
         ),  # the first pair beats all but itself, the second only itself
         "balanced_accuracy": pytest.approx(0.5),  # thresholds of the other pair are of no use here
         "balanced_accuracy_by_class": pytest.approx(0.5),
+        "precision": pytest.approx(0.5),  # all of the first pair are called members, and none of the second
+        "recall": pytest.approx(0.5),
         "train_accuracy": 1.0,
         "candidate_accuracy": pytest.approx(2 / 8),
         "test_accuracy": pytest.approx(5 / 8),
     }
     assert found["auc"].better == "lower"
     assert found["auc"].method == "bootstrap"
+    # The members of the first pair's scores of 3 are found at no alarm; the next scores, of 2, are all others'.
+    assert unresolved == dict.fromkeys(
+        ("tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "tnr_at_0.1pct_fnr"), (0.5, 0.5)
+    )
 
 
 @pytest.mark.parametrize(("candidates", "resolved"), [(48, set()), (50, {"1pct"}), (500, {"1pct", "0.1pct"})])
-def test_a_rate_that_the_sample_cannot_resolve_is_left_out(candidates, resolved):
+def test_a_rate_that_the_sample_cannot_resolve_is_told_by_its_ends(candidates, resolved):
     rng = np.random.default_rng(1)
     member = np.tile(np.arange(candidates) % 2 == 0, (4, 1))
     outcome = MembershipOutcome(
@@ -305,8 +311,13 @@ def test_a_rate_that_the_sample_cannot_resolve_is_left_out(candidates, resolved)
         test_right=np.ones((4, 0), bool),
         queries=np.ones(candidates, np.int64),
     )
-    found = membership.measure(outcome, rng)
+    found, unresolved = membership.measure(outcome, rng)
     assert {name for name in membership.LOW_FPR if f"tpr_at_{name}_fpr" in found} == resolved
+    assert {name for name in membership.LOW_FPR if f"tpr_at_{name}_fpr" not in unresolved} == resolved
+    falling = np.sort(outcome.score[~member])[::-1]
+    for low, high in (ends for name, ends in unresolved.items() if name.startswith("tpr")):
+        assert low == (outcome.score[member] > falling[0]).mean()
+        assert high == (outcome.score[member] > falling[1]).mean()
     assert "test_accuracy" not in found
 
 
