@@ -53,6 +53,7 @@ papers: $(READY)
 	$(BIN)/firstline reproduce wong2018 --weights $(WEIGHTS)/mnist.pth --data-dir $(DATA)
 	$(BIN)/firstline reproduce advertorch-adv --weights $(WEIGHTS)/mnist_lenet5_advtrained.pt --data-dir $(DATA)
 	$(BIN)/firstline reproduce advertorch-clean --weights $(WEIGHTS)/mnist_lenet5_clntrained.pt --data-dir $(DATA)
+	$(BIN)/firstline reproduce tf-privacy-mnist --data-dir $(DATA)
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

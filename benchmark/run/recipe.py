@@ -26,7 +26,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Expected:
-    """One number of the paper. error says that the paper counts errors where the metric counts successes."""
+    """One number of the paper. error says that the paper counts errors where the metric counts successes.
+
+    defense is the stack that it is of, where the recipe has several.
+    """
 
     what: str
     paper: float
@@ -34,6 +37,7 @@ class Expected:
     attack: str
     metric: str
     error: bool = False
+    defense: str = ""
 
 
 T = TypeVar("T", Weights, Expected)
@@ -124,10 +128,11 @@ def judge(recipe: PaperRecipe, records: Iterable["Record"]) -> list[Verdict]:
     `reproduced` means within the tolerance, `within interval` that the paper's number lies in the measured
     95% interval, `differs` neither, and `missing` that there is no record.
     """
-    by_attack = {record.attack.text: record for record in records if record.status == "ok"}
+    found = {(record.attack.text, record.defense_text): record for record in records if record.status == "ok"}
+    found |= {(attack, ""): record for (attack, _), record in found.items()}
     verdicts = []
     for entry in recipe.expected:
-        record = by_attack.get(entry.attack)
+        record = found.get((entry.attack, entry.defense))
         metric = record.metrics.get(entry.metric) if record else None
         if metric is None:
             verdicts.append(Verdict(entry.what, entry.paper, None, None, None, "missing"))

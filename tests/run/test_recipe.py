@@ -53,8 +53,10 @@ def test_embedded_recipes_expect_what_their_cells_measure(name, catalogue):
     """A misspelt attack would be `missing` for ever."""
     paper = find_recipe(name)
     cells = expand(paper.suite, catalogue, Selection(), "cpu", None).cells
+    stacks = {cell.defense_text for cell in cells}
+    assert all(entry.defense in stacks for entry in paper.expected if entry.defense or len(stacks) > 1)
     assert {entry.attack for entry in paper.expected} == {cell.attack.text for cell in cells}
-    assert len({cell.attack.text for cell in cells}) == len(cells), "two cells of one attack: which is meant?"
+    assert len({(cell.attack.text, cell.defense_text) for cell in cells}) == len(cells), "which one is meant?"
     assert paper.deviations
     assert paper.read_at
 
@@ -160,6 +162,18 @@ def test_a_number_is_reproduced_or_within_its_interval_or_differs(verdict, value
     found = verdict(value, lo, hi)
     assert found.verdict == wanted
     assert found.measured == pytest.approx(100 * value)
+
+
+def test_a_number_is_that_of_the_stack_it_names(tmp_path, new_cell, new_record, new_use):
+    def record(name, value):
+        metric = Metric(value=value, n=100, method="", unit="share", better="higher")
+        cell = new_cell(attack=new_use("pgd"), defense=(new_use(name),))
+        return new_record(cell).model_copy(update={"metrics": {"robust_accuracy": metric}})
+
+    paper = read(tmp_path, GOOD.replace("error = true", 'defense = "second"'))
+    both = [record("first", 0.4), record("second", 0.7)]
+    assert [v.measured for v in judge(paper, both)] == [pytest.approx(70)]
+    assert [v.verdict for v in judge(paper, both[:1])] == ["missing"]
 
 
 def test_an_error_is_what_accuracy_leaves(verdict):
