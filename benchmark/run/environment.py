@@ -14,7 +14,17 @@ from pathlib import Path
 import firstline
 from firstline.benchmark.core.record import Environment
 
-PACKAGES = ("torch", "numpy", "numba", "scipy", "scikit-learn", "safetensors", "firstline")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "numba",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "opacus",
+    "dp-accounting",
+    "firstline",
+)
 
 
 @functools.cache
