@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from firstline.benchmark.cli import options
-from firstline.benchmark.cli.finish import sound_records
+from firstline.benchmark.cli.finish import sound_records, warn
 from firstline.benchmark.cli.options import RESULTS, Json
 from firstline.benchmark.cli.run import failure_line, run_plan
 from firstline.benchmark.cli.show_text import say, say_json, table
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError
+from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.run import keys
 from firstline.benchmark.run.matrix import Matrix, Selection, expand
 from firstline.benchmark.run.recipe import PaperRecipe, Verdict, find_recipe, judge
@@ -21,6 +22,7 @@ from firstline.benchmark.run.store import Store
 
 # What two runs of one cell must agree on; the rest says when, where and by which commit it was run.
 COMPARED = ("key", "status", "metrics", "unresolved", "curves", "diagnostics", "gate", "outcomes")
+STREAMED = ("windows", "steps", "samples", "relapse", "relapse_without_repair")
 
 
 def is_key(text: str) -> bool:
@@ -52,7 +54,9 @@ def reproduce(
     from firstline.benchmark.run.pool import LocalPool
 
     if is_key(recipe):
-        _again(Store(results), recipe, data_dir, json)
+        store = Store(results)
+        key = store.find(recipe)
+        (_served_again if store.stream_path(key).exists() else _again)(store, key, data_dir, json)
         return
     paper = find_recipe(recipe)
     _import(paper, weights)
@@ -70,14 +74,62 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _again(store: Store, start: str, folder: Path | None, json: bool) -> None:
+def _served_again(store: Store, key: str, folder: Path | None, json: bool) -> None:
+    """Serve a stream anew in a folder of its own, and compare everything but the times."""
+    from tempfile import TemporaryDirectory
+
+    from firstline.benchmark.run.stream import cells, streams
+
+    old = store.read_stream(key)
+    device, found = old.environment.device.partition(":")[0], catalog.load()
+    cell = cells(
+        old.task.text,
+        [old.defense_text],
+        old.attack.text,
+        Threat.parse(old.threat),
+        [old.seed],
+        device,
+        found,
+        folder,
+    )[-1]
+    if keys.key(keys.stream_preimage(cell, old.shape.model_dump())) != key:
+        raise FirstlineError(
+            f"stream {key[:12]} was served by other code, or in another numeric environment: use the firstline "
+            f"that wrote it ({old.provenance.firstline}, commit {old.provenance.commit or 'unknown'})"
+        )
+    with TemporaryDirectory(prefix="firstline-") as place:
+        (new,) = streams([cell], old.shape, Store(Path(place)), folder, warn)
+    differ = [name for name in STREAMED if getattr(old, name) != getattr(new, name)]
+    rows = [
+        [str(number), f"{before.right} of {before.inputs}", f"{after.right} of {after.inputs}"]
+        for number, (before, after) in enumerate(zip(old.windows, new.windows, strict=True))
+    ]
+    if json:
+        say_json({"key": key, "same": not differ, "differ": differ, "new": new.model_dump(mode="json")})
+    else:
+        say(table(["WINDOW", "RECORD", "NOW"], rows))
+    _conclude(differ, json)
+
+
+def _conclude(differ: list[str], json: bool) -> None:
+    """Say whether a second measurement agrees. Exits with 1 where it doesn't."""
+    if not json:
+        verdict = (
+            f"differs in {', '.join(differ)}" if differ else "the same, in every number and every example"
+        )
+        say("\n" + verdict)
+    if differ:
+        raise typer.Exit(1)
+
+
+def _again(store: Store, key: str, folder: Path | None, json: bool) -> None:
     """Measure a record's cell anew in a folder of its own, and compare everything but the times."""
     from tempfile import TemporaryDirectory
 
     from firstline.benchmark.run.pool import LocalPool
     from firstline.benchmark.run.recording import cell_of
 
-    old = store.read(store.find(start))
+    old = store.read(key)
     cell = cell_of(old, catalog.load())
     blind = old.isolation.blind
     with TemporaryDirectory(prefix="firstline-") as place:
@@ -97,12 +149,7 @@ def _again(store: Store, start: str, folder: Path | None, json: bool) -> None:
     else:
         say(cell.label + "\n")
         say(table(["METRIC", "RECORD", "NOW"], rows))
-        say(
-            "\n"
-            + (f"differs in {', '.join(differ)}" if differ else "the same, in every number and every example")
-        )
-    if differ:
-        raise typer.Exit(1)
+    _conclude(differ, json)
 
 
 def _import(paper: PaperRecipe, weights: Path | None) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from firstline.benchmark.cli.options import RESULTS, Json, Results
 from firstline.benchmark.cli.reproduce import is_key
+from firstline.benchmark.cli.show_stream import render_stream
 from firstline.benchmark.cli.show_text import say, say_json, table
 from firstline.benchmark.core import catalog
 from firstline.benchmark.core.errors import FirstlineError, not_found
@@ -27,7 +28,7 @@ def show(
     results: Results = RESULTS,
     json: Json = False,
 ) -> None:
-    """Print the card of a task, defense, attack, suite or recipe, or a record with its gate and error."""
+    """Print the card of a task, defense, attack, suite or recipe, or the record of a cell or a stream."""
     found = catalog.load()
     cards = [cards[name] for cards in found.cards.values() if name in cards]
     if cards:
@@ -40,8 +41,14 @@ def show(
         paper = recipe.find_recipe(name)
         say_json(asdict(paper)) if json else say(recipe.render(paper))
     elif is_key(name):
-        record = Store(results).read(Store(results).find(name))
-        say_json(record.model_dump(mode="json")) if json else say(_render_record(record))
+        store = Store(results)
+        key = store.find(name)
+        if store.stream_path(key).exists():
+            stream = store.read_stream(key)
+            say_json(stream.model_dump(mode="json")) if json else say(render_stream(stream))
+        else:
+            record = store.read(key)
+            say_json(record.model_dump(mode="json")) if json else say(_render_record(record))
     else:
         known = (
             {n for cards in found.cards.values() for n in cards}

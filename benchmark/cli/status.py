@@ -1,6 +1,7 @@
 """firstline status: what a results folder holds."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,22 +13,22 @@ from firstline.benchmark.run.store import Store
 
 if TYPE_CHECKING:
     from firstline.benchmark.core.record import Record
+    from firstline.benchmark.core.stream_record import StreamRecord
+
+Found = TypeVar("Found")
 
 
 def status(
     results: Results = RESULTS,
     keys: Annotated[
-        bool, typer.Option("--keys", help="List every record with the start of its key.")
+        bool, typer.Option("--keys", help="List every record and stream with the start of its key.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Count the records of a results folder per suite and task, and name the failed and the damaged ones."""
-    store, records, damaged = Store(results), [], []
-    for key in store.record_keys():
-        try:
-            records.append(store.read(key))
-        except FirstlineError as error:
-            damaged.append(str(error))
+    """Count the records and streams of a results folder, and name the failed and the damaged ones."""
+    store, damaged = Store(results), list[str]()
+    records = _sound(store.read, store.record_keys(), damaged)
+    streams = _sound(store.read_stream, store.stream_keys(), damaged)
     failed = [record for record in records if record.status == "failed"]
     if json:
         say_json(
@@ -46,25 +47,53 @@ def status(
                     }
                     for r in records
                 ],
+                "streams": [
+                    {
+                        "key": s.key,
+                        "task": s.task.text,
+                        "defense": s.defense_text,
+                        "attack": s.attack.text,
+                        "threat": s.threat,
+                        "seed": s.seed,
+                    }
+                    for s in streams
+                ],
                 "damaged": damaged,
             }
         )
         return
-    if not records and not damaged:
+    if not records and not streams and not damaged:
         say(f"{results} holds no records; `firstline run quick` makes some")
         return
-    say(table(["SUITE", "TASK", "OK", "FAILED", "VECTOR"], _counts(records)))
+    if records or damaged:
+        say(table(["SUITE", "TASK", "OK", "FAILED", "VECTOR"], _counts(records)))
     if keys:
-        rows = [
-            [r.key[:12], r.status, r.attack.text, r.threat, str(r.seed), f"{r.task.text} · {r.defense_text}"]
-            for r in records
-        ]
+        rows = [_line(r, r.status) for r in records] + [_line(s, "stream") for s in streams]
         say("\n" + table(["KEY", "STATUS", "ATTACK", "THREAT", "SEED", "SYSTEM"], rows))
     for record in failed:
         say(f"{record.key[:12]} {failure_line(record)}")
     for problem in damaged:
         say(f"damaged: {problem}")
-    say(f"\n{count(len(records), 'record')}, {len(failed)} failed, {len(damaged)} damaged, in {results}")
+    served = f"{count(len(streams), 'stream')}, " if streams else ""
+    say(
+        f"\n{count(len(records), 'record')}, {served}{len(failed)} failed, {len(damaged)} damaged, in {results}"
+    )
+
+
+def _line(record: "Record | StreamRecord", status: str) -> list[str]:
+    system = f"{record.task.text} · {record.defense_text}"
+    return [record.key[:12], status, record.attack.text, record.threat, str(record.seed), system]
+
+
+def _sound(read: Callable[[str], Found], keys: Iterable[str], damaged: list[str]) -> list[Found]:
+    """What can be read of keys; the rest is told to damaged."""
+    found = []
+    for key in keys:
+        try:
+            found.append(read(key))
+        except FirstlineError as error:
+            damaged.append(str(error))
+    return found
 
 
 def _counts(records: "list[Record]") -> list[list[str]]:

@@ -128,8 +128,8 @@ class Store:
         return sorted(path.stem for path in (self.root / "records").glob("??/*.json"))
 
     def find(self, start: str) -> str:
-        """Return the one key that begins with start. Raises FirstlineError."""
-        found = [key for key in self.record_keys() if key.startswith(start)]
+        """Return the one key, of a cell's record or a stream's, that begins with start. Raises FirstlineError."""
+        found = [key for key in (*self.record_keys(), *self.stream_keys()) if key.startswith(start)]
         if len(found) != 1:
             what = (
                 f"{len(found)} records in {self.root} begin" if found else f"no record in {self.root} begins"

@@ -58,6 +58,25 @@ def test_the_same_command_again_serves_nothing_and_says_the_same(cli, copy, serv
     assert {path: path.read_bytes() for path in copy.rglob("streams/*/*.json")} == before
 
 
+def test_a_stream_is_listed_shown_and_measured_again(cli, kept):
+    listed = cli("status", "--results", kept, "--keys").out
+    assert "2 streams, 0 failed, 0 damaged" in listed
+    (start,) = [line.split()[0] for line in listed.splitlines() if line.endswith("mahalanobis")]
+    shown = cli("show", start, "--results", kept)
+    assert (shown.code, shown.out.count("attacked")) == (0, 3 + 1)  # the windows, and the head
+    again = cli("reproduce", start, "--results", kept, "--json")
+    assert (again.code, json.loads(again.out)["differ"]) == (0, [])
+
+
+def test_a_stream_that_was_made_up_is_found_out(cli, copy):
+    (path,) = [path for path in copy.rglob("streams/*/*.json") if "mahalanobis" in path.read_text()]
+    record = json.loads(path.read_text())
+    record["windows"][0]["right"] = 1
+    path.write_text(json.dumps(record))
+    ran = cli("reproduce", path.stem, "--results", copy)
+    assert (ran.code, ran.out.splitlines()[-1]) == (1, "differs in windows")
+
+
 def test_another_seed_or_shape_is_another_stream(cli, copy, served):
     assert cli("stream", "none", *SMALL, "--fpr", "0.05", "--results", copy).code == 0
     assert len(served) == 1
