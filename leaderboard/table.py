@@ -39,6 +39,16 @@ COLUMNS = {
         "detection_tpr",
         "detection_fpr",
     ),
+    "extraction": (
+        "agreement",
+        "uniform_agreement",
+        "copy_accuracy",
+        "accuracy",
+        "variation",
+        "transfer",
+        "noise_error",
+        "queries",
+    ),
     "membership": (
         "tpr_at_0.1pct_fpr",
         "tpr_at_1pct_fpr",
@@ -51,7 +61,11 @@ COLUMNS = {
     ),
 }
 # The first that the records have: low rates are left out where examples are too few.
-RANKED_BY = {"poisoning": ("accuracy",), "membership": ("tpr_at_0.1pct_fpr", "tpr_at_1pct_fpr", "auc")}
+RANKED_BY = {
+    "poisoning": ("accuracy",),
+    "membership": ("tpr_at_0.1pct_fpr", "tpr_at_1pct_fpr", "auc"),
+    "extraction": ("agreement",),
+}
 BACKDOORS = "attack_success_rate"  # what tables of backdoors are ranked by
 UNDEFENDED = "none"
 LEAST_LOSS = 0.05  # of the undefended system under the worst case; less, and the attacks prove nothing

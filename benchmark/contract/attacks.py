@@ -11,6 +11,7 @@ from firstline.benchmark.core.contracts import (
     Attack,
     Defense,
     Evasion,
+    Extraction,
     Membership,
     PoisonedData,
     Poisoning,
@@ -217,3 +218,31 @@ def scores(attack: Membership, folder: Path | None) -> None:
         assert tuple(found[0].shape) == (32,), f"{goal}: scores have shape {tuple(found[0].shape)}"
         assert not torch.isnan(found[0]).any(), f"{goal}: some scores are NaN"
         assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave other scores"
+
+
+@applies_to(Extraction)
+def copies(attack: Extraction, folder: Path | None) -> None:
+    """Returns a copy that answers with logits, within its budget, the same for the same seed."""
+    system, task = Blobs().best(), Blobs()
+    for goal in attack.goals:
+        threat = Threat.parse(f"extraction/white/{goal}:200")
+        test, found = task.load(None).test, []
+        before = torch.get_rng_state()
+        for _ in range(2):
+            aux = task.load(None).aux
+            target = _target(system, threat, None)
+            copy = attack.extract(target, Data(aux.x.clone(), aux.y, aux.ids), threat, Streams(0))
+            assert int(target.queries.sum()) > 0 or "control" in attack.tags, f"{goal}: it asked nothing"
+            weight = next((p for p in copy.parameters() if p.is_floating_point()), test.x)
+            with torch.no_grad():
+                found.append(copy.eval()(test.x.to(weight.dtype)))
+        assert torch.equal(before, torch.get_rng_state()), (
+            f"{goal}: the global random state changed; draw from rng"
+        )
+        assert tuple(found[0].shape) == (len(test), 2), (
+            f"{goal}: the copy answers in shape {tuple(found[0].shape)}"
+        )
+        assert torch.isfinite(found[0]).all(), f"{goal}: some of the copy's logits are no numbers"
+        assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave another copy"
+        agreed = (found[0].argmax(1) == system.respond(test.x, torch.Generator()).labels).double().mean()
+        assert agreed > 0.6, f"{goal}: the copy of a linear system agrees on {agreed:.0%} of the inputs"

@@ -309,7 +309,11 @@ class Extraction(Attack, ABC):
 
     @abstractmethod
     def extract(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> nn.Module:
-        """Return a copy of the system: a module that maps inputs (n, *shape) to logits."""
+        """Return a copy of the system: a module in evaluation mode that maps inputs (n, *shape) to logits (n, classes).
+
+        Every query is charged to one budget for all; target.left says what of it is there. aux is None where the
+        threat grants none. Random draws come from rng alone.
+        """
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,14 @@ class InputSpace:
             x = torch.round((x - low) * levels) / levels + low
         return torch.minimum(torch.maximum(x, low), high).to(kind)
 
+    def uniform(self, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Return count points (count, *shape) drawn uniformly from the box and rounded to the grid, typed as like."""
+        drawn = torch.rand((count, *self.shape), generator=generator, dtype=torch.float64).to(like.device)
+        low, high = self.box(drawn)
+        if like.is_floating_point():
+            return self.round((low + drawn * (high - low)).to(like.dtype))
+        return (low + torch.floor(drawn * (high - low + 1))).clamp_max(high).to(like.dtype)
+
     def check(self, x: Tensor) -> str | None:
         """Return what is wrong with x (n, *shape) as inputs, or None."""
         if tuple(x.shape[1:]) != self.shape:

@@ -102,14 +102,29 @@ class PoisoningOutcome(Outcome):
 
 @dataclass(frozen=True)
 class ExtractionOutcome(Outcome):
-    """Per test example its label, the victim's answer and the copy's; queries is one total."""
+    """Per test example its label, the victim's answer and the copy's, and both answers to uniform inputs (m,).
+
+    queries and flagged_at, one number each, are what was asked in all, and the number of the first query that a
+    monitor flagged: 0 for none, None for systems without one; honest_flagged says which test examples it would flag.
+    *_variation, where the threat grants scores, are total variation distances of the two answers' probabilities.
+    transferred_answer and noise_answer, where inputs move by degrees, are the victim's answers to test examples that
+    were moved against the copy, and at random, by the task's customary radius.
+    """
 
     vector = "extraction"
     ids: Ints
     label: Ints
     victim_answer: Ints
     copy_answer: Ints
+    uniform_victim_answer: Ints
+    uniform_copy_answer: Ints
     queries: Ints
+    variation: Floats | None = None
+    uniform_variation: Floats | None = None
+    transferred_answer: Ints | None = None
+    noise_answer: Ints | None = None
+    flagged_at: Ints | None = None
+    honest_flagged: Bools | None = None
 
 
 @dataclass(frozen=True)

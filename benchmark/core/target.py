@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
+from itertools import chain
 from typing import Self
 
 import torch
@@ -122,6 +123,12 @@ class Target:
     def watched(self) -> bool:
         """Whether a monitor sees the queries."""
         return self._monitor is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the system computes, and queries are wanted."""
+        held = next(chain(self._system.parameters(), self._system.buffers()), None)
+        return torch.device("cpu") if held is None else held.device
 
     def keep(self, rows: Tensor) -> Self:
         """Return the same door for the examples at rows (k,) alone: row i there is row rows[i] here.

@@ -43,7 +43,7 @@ CARDS = [
     attack("guess", "evasion", ["labels"], ["linf"]),
     attack("borrowed", "evasion", ["labels"], ["linf"], package="no_such", install="pip install no-such"),
     attack("flip", "poisoning", ["train"], ["availability"], inputs=("real", "tokens")),
-    attack("copy", "extraction", ["scores"], ["scores"]),
+    attack("copy", "inversion", ["scores"], ["classes"]),
 ]
 CATALOG = Catalog({k: {c.name: c for c in CARDS if c.kind == k} for k in ("task", "defense", "attack")})
 
@@ -187,8 +187,8 @@ def test_a_rule_that_excludes_nothing_known_is_explained(rule):
             id="package",
         ),
         pytest.param(
-            block(attacks="copy", threats="extraction/black/scores:1k"),
-            "no protocol measures extraction yet",
+            block(attacks="copy", threats="inversion/black/classes"),
+            "no protocol measures inversion yet",
             id="no protocol",
         ),
     ],

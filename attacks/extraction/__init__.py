@@ -1,0 +1,1 @@
+"""Can the system be copied by asking it?"""
