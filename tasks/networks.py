@@ -1,6 +1,7 @@
 """Small reference networks."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -197,3 +198,29 @@ def bag_of_tokens(vocabulary: int, classes: int, width: int = 32, hidden: int = 
     return nn.Sequential(
         _MeanOfTokens(vocabulary, width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
     )
+
+
+class OneVersusRest(nn.Module):
+    """One logistic regression per class; the probabilities are their outputs, made to add up to 1."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, classes) of x (n, *shape): the logarithms of the logistic outputs."""
+        return nn.functional.logsigmoid(self.linear(x.flatten(1)))
+
+
+def smooth_networks(features: int, classes: int, hidden: int = 20) -> dict[str, Callable[[], nn.Module]]:
+    """Return builders of the models that Tramèr et al. 2016 (arXiv:1609.02943, section 4.1) solve equations for.
+
+    A softmax regression, one-versus-rest logistic regressions, and a perceptron with one hidden layer, tanh.
+    """
+    return {
+        "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(features, classes)),
+        "one-versus-rest": lambda: OneVersusRest(features, classes),
+        "mlp": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, classes)
+        ),
+    }
