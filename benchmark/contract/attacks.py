@@ -12,6 +12,7 @@ from firstline.benchmark.core.contracts import (
     Defense,
     Evasion,
     Extraction,
+    Inversion,
     Membership,
     PoisonedData,
     Poisoning,
@@ -246,3 +247,39 @@ def copies(attack: Extraction, folder: Path | None) -> None:
         assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave another copy"
         agreed = (found[0].argmax(1) == system.respond(test.x, torch.Generator()).labels).double().mean()
         assert agreed > 0.6, f"{goal}: the copy of a linear system agrees on {agreed:.0%} of the inputs"
+
+
+def _unsure() -> System:
+    """The best classifier with a tenth of its weights: it is never so sure that its probabilities are flat."""
+    system = Blobs().best()
+    for weight in system.parameters():
+        weight.mul_(0.1)
+    return system
+
+
+@applies_to(Inversion)
+def pictures(attack: Inversion, folder: Path | None) -> None:
+    """Returns one input per class, inside the input space, the same for the same seed."""
+    task = Blobs()
+    for goal in attack.goals:
+        threat = Threat.parse(f"inversion/white/{goal},queries=20k")
+        before, found = torch.get_rng_state(), []
+        for _ in range(2):
+            aux = task.load(None).aux
+            target = _target(_unsure(), threat, None)
+            lent = Data(aux.x.clone(), aux.y.clone(), aux.ids.clone())
+            found.append(attack.reconstruct(target, lent, threat, Streams(0)))
+            assert int(target.queries.sum() + target.gradients.sum()) > 0 or "control" in attack.tags, (
+                f"{goal}: it asked nothing"
+            )
+        assert torch.equal(before, torch.get_rng_state()), (
+            f"{goal}: the global random state changed; draw from rng"
+        )
+        shape = tuple(found[0].shape)
+        assert shape == (2, *task.space.shape), f"{goal}: reconstructions have shape {shape}"
+        problem = task.space.check(found[0])
+        assert problem is None, f"{goal}: reconstructions have {problem}"
+        assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave other reconstructions"
+        if "control" not in attack.tags:
+            bright = found[0].flatten(1).mean(1)
+            assert bright[0] < bright[1], f"{goal}: the bright class came out darker than the dark one"

@@ -355,7 +355,10 @@ class Inversion(Attack, ABC):
 
     @abstractmethod
     def reconstruct(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> Tensor:
-        """Return reconstructions (classes, *shape), one per class."""
+        """Return reconstructions (classes, *shape), one per class, inside the input space.
+
+        Every query, and every gradient, is charged to one counter for all. aux is None where the threat grants none.
+        """
 
 
 def initialise(build: Callable[[], nn.Module], rng: Streams) -> nn.Module:

@@ -132,6 +132,9 @@ LIMITS: dict[str, Limit] = {
     "audit_excess": Limit(
         8, "the attack's right guesses refute the claimed privacy: the epsilon that they prove is {value} above it (limit {limit})", STEINKE, None, 0.0, form=".2f"
     ),
+    "evaluator_error": Limit(
+        9, "the evaluator itself is wrong about {value} of the training inputs (limit {limit})", OURS, 0.25, 0.5
+    ),
     "invalid_answers": Limit(
         7, "{value} of the adversarial inputs got NaN or infinite logits; they count as errors", OURS, 0.0
     ),

@@ -148,10 +148,20 @@ class MembershipOutcome(Outcome):
 
 @dataclass(frozen=True)
 class InversionOutcome(Outcome):
-    """Per class its reconstruction (classes, *shape), and the classes that an unseen evaluator ranks first."""
+    """Per class its reconstruction and the mean of its training inputs, (classes, *shape), and how alike the two are.
+
+    likeness holds normalised cross-correlations with the means of all classes (classes, classes); evaluator_score
+    (classes, classes) is what an evaluator says of each reconstruction; nearest_distance, in l2, is to the closest
+    training input of the class. victim_answer and victim_right are the system's answers to the reconstructions, and
+    whether it is right about each drawn test example.
+    """
 
     vector = "inversion"
     label: Ints
     reconstruction: Floats
-    evaluator_answer: Ints
+    class_mean: Floats
+    likeness: Floats
+    evaluator_score: Floats
     nearest_distance: Floats
+    victim_answer: Ints
+    victim_right: Bools

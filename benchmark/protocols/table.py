@@ -1,8 +1,8 @@
-"""Which protocol measures which vector. A vector that is not here has no protocol yet, and its cells are not planned."""
+"""Which protocol measures which vector."""
 
 from collections.abc import Callable
 
-from firstline.benchmark.protocols import evasion, extraction, membership, poisoning
+from firstline.benchmark.protocols import evasion, extraction, inversion, membership, poisoning
 from firstline.benchmark.protocols.bench import Bench, Measured
 
 PROTOCOLS: dict[str, Callable[[Bench], Measured]] = {
@@ -10,4 +10,5 @@ PROTOCOLS: dict[str, Callable[[Bench], Measured]] = {
     "poisoning": poisoning.run,
     "membership": membership.run,
     "extraction": extraction.run,
+    "inversion": inversion.run,
 }

@@ -3,5 +3,5 @@
 Apart from the protocols so that planning needs no torch.
 """
 
-VERSIONS = {"evasion": 4, "poisoning": 2, "membership": 4, "extraction": 1}
+VERSIONS = {"evasion": 4, "poisoning": 2, "membership": 4, "extraction": 1, "inversion": 1}
 STREAM = 1

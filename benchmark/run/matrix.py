@@ -11,7 +11,6 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.packages import absent
 from firstline.benchmark.core.ref import Ref
 from firstline.benchmark.core.threat import Threat
-from firstline.benchmark.protocols.versions import VERSIONS
 from firstline.benchmark.run.keys import Cell, Use, only_repairs
 from firstline.benchmark.run.suite import Suite
 
@@ -117,8 +116,6 @@ def undefended(catalog: Catalog | None = None) -> tuple[Use, ...]:
 
 def mismatch(task: Card, stack: list[Card], attack: Card, threat: Threat) -> str | None:
     """Return why these don't fit together, or can't run here, or None."""
-    if threat.vector not in VERSIONS:
-        return f"no protocol measures {threat.vector} yet"
     if threat.goal not in attack.facts["goals"]:
         return f"{attack.name} handles {', '.join(attack.facts['goals'])}, not {threat.goal}"
     missing = sorted(set(attack.facts["needs"]) - threat.grants)

@@ -186,11 +186,6 @@ def test_a_rule_that_excludes_nothing_known_is_explained(rule):
             "lent needs no_such_either, which is not installed: pip install no-such-either",
             id="package",
         ),
-        pytest.param(
-            block(attacks="copy", threats="inversion/black/classes"),
-            "no protocol measures inversion yet",
-            id="no protocol",
-        ),
     ],
 )
 def test_what_does_not_fit_is_left_out_with_the_reason(part, reason):
