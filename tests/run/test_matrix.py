@@ -43,7 +43,6 @@ CARDS = [
     attack("guess", "evasion", ["labels"], ["linf"]),
     attack("borrowed", "evasion", ["labels"], ["linf"], package="no_such", install="pip install no-such"),
     attack("flip", "poisoning", ["train"], ["availability"], inputs=("real", "tokens")),
-    attack("copy", "inversion", ["scores"], ["classes"]),
 ]
 CATALOG = Catalog({k: {c.name: c for c in CARDS if c.kind == k} for k in ("task", "defense", "attack")})
 
