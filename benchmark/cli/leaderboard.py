@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from firstline.benchmark.cli.finish import build_board, sound_records
+from firstline.benchmark.cli.finish import build_boards, sound_records
 from firstline.benchmark.cli.options import RESULTS, Results
 from firstline.benchmark.cli.show_text import say
 from firstline.benchmark.core.errors import FirstlineError
@@ -37,10 +37,28 @@ def build(
     ] = None,
     title: Annotated[str, typer.Option(help="The site's name.")] = "firstline",
 ) -> None:
-    """Build the leaderboard: a folder of pages that open from disk and ask no other machine for anything."""
-    store = Store(results)
-    records = sound_records(store)
-    say(str(build_board(store, records, out or results / "board", title)))
+    """Build the leaderboard: a folder of pages that open from disk and ask no other machine for anything.
+
+    A folder of results folders gives one site of all of them, in which records of two never share a board.
+    """
+    found = [(store, sound_records(store)) for store in _stores(results)]
+    say(str(build_boards(found, out or results / "board", title)))
+
+
+def _stores(folder: Path) -> list[Store]:
+    """The results folders that a folder is or holds: itself, and those below it where it has no records of its own."""
+    own = Store(folder)
+    if (folder / "records").is_dir() or not folder.is_dir():
+        return [own]
+    below = [
+        path
+        for path in sorted(folder.iterdir())
+        if any((path / kind).is_dir() for kind in ("records", "streams"))
+    ]
+    below = [
+        path for path in below if not (path / "index.html").is_file()
+    ]  # a built leaderboard has records too
+    return [own, *map(Store, below)] if below else [own]
 
 
 @app.command()
