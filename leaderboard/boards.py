@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from firstline.benchmark.core.limits import judged
+from firstline.benchmark.core.limits import LIMITS, judged
 from firstline.benchmark.core.record import Record
 from firstline.leaderboard import charts, words
 from firstline.leaderboard.comparing import MOST, Comparison, comparison, packed, runs
@@ -63,9 +63,14 @@ def anchor(name: str) -> str:
     return f"a-{name}"
 
 
-def tests_of(tests: Sequence[Sequence[Any]]) -> str:
+def tests_of(tests: Sequence[Sequence[Any]]) -> Markup:
     """Return the p-values of pairs as the script reads them, empty where there are none."""
-    return json.dumps(tests, separators=(",", ":")) if tests else ""
+    return scripted(tests) if tests else Markup("")
+
+
+def scripted(value: Any) -> Markup:
+    """Return plain data as an attribute that the script reads: JSON, escaped, whole, and without a letter unseen."""
+    return escape(json.dumps(value, separators=(",", ":")))
 
 
 def tradeoffs(board: Summary) -> list[dict[str, Any]]:
@@ -95,6 +100,7 @@ def tradeoffs(board: Summary) -> list[dict[str, Any]]:
             "utility": e["utility"][0] if e["utility"] else None,
             "fit": e["fit"],
             "ranked": e["rank"] is not None,
+            "control": "control" in e["tags"],
             "best_use": e["defense"] in best_use,
             "best_cost": e["defense"] in best_cost,
         }
@@ -115,7 +121,11 @@ def pareto(
 ) -> list[dict[str, Any]]:
     """Return the drawings of a board's trade-offs, none where there are fewer than three points."""
     score = board["score"]
-    usable = [(number, p) for number, p in enumerate(points, start=1) if p["utility"] is not None]
+    usable = [
+        (number, p)
+        for number, p in enumerate(points, start=1)
+        if p["utility"] is not None and not p["control"]
+    ]
     if score is None or not all(0 <= p["score"] <= 1 for p in points):
         return []
     name = "Worst case" if board["vector"] == "evasion" else words.heading(score["name"])
@@ -146,7 +156,7 @@ def pareto(
             marks(usable, "utility", "best_use"), x, charts.shares(), x_title, title, label, size=size
         )
         found.append({"title": f"Security against {x_title.lower()}", "svg": svg})
-    priced = [(number, p) for number, p in enumerate(points, start=1) if p["fit"]]
+    priced = [(number, p) for number, p in enumerate(points, start=1) if p["fit"] and not p["control"]]
     if cost and len(priced) >= 3:
         x = charts.seconds([p["fit"] for _, p in priced])
         label = f"Security against cost: {len(priced)} defenses; the table below has the numbers."
@@ -203,9 +213,9 @@ def _compare(board: Summary, found: Comparison) -> dict[str, Any]:
         "cut": len(entries) > MOST,
         "most": MOST,
         "held": found.held_means if is_paired else "",
-        "parts": json.dumps({part: runs(ids) for part, ids in found.parts.items()}),
+        "parts": scripted({part: runs(ids) for part, ids in found.parts.items()}),
         "bits": {
-            defense: json.dumps({part: packed(bits) for part, bits in own.items()})
+            defense: scripted({part: packed(bits) for part, bits in own.items()})
             for defense, own in found.held.items()
         },
         "matrix": matrix,
@@ -238,7 +248,7 @@ def _cell(cell: Cell, board: Summary, load: Load) -> dict[str, Any]:
         if binned
         else "",
         "seeds": [record.seed for record in cell.records],
-        "table": _side_by_side(cell.records),
+        "table": _side_by_side(cell.records, board["vector"]),
         "commands": [(record.seed, words.command(record)) for record in cell.records],
     }
 
@@ -253,7 +263,7 @@ def _arrays(record: Record, load: Load) -> Mapping[str, NDArray[Any]]:
 Line = tuple[str, str, list[tuple[str, str]]]  # name, note, and text with an aside by record
 
 
-def _side_by_side(records: Sequence[Record]) -> Markup:
+def _side_by_side(records: Sequence[Record], vector: str) -> Markup:
     """The figures of some records, one in a column: metrics, the gate's, other figures, cost, and provenance.
 
     These are most of all letters of a site, so they are put together here and not by a template.
@@ -262,7 +272,7 @@ def _side_by_side(records: Sequence[Record]) -> Markup:
     heads = "".join(f'<th scope="col" class="num">Seed {record.seed}</th>' for record in records)
     parts = [f'<thead><tr><th scope="col">Metric</th>{heads}</tr></thead>']
     groups = {
-        "": _metrics(records),
+        "": _metrics(records, vector),
         "What the gate measured": _gate(records),
         "Other figures": _others(records),
         "Cost": _cost(records),
@@ -286,7 +296,7 @@ def _side_by_side(records: Sequence[Record]) -> Markup:
     return Markup("".join(parts))
 
 
-def _metrics(records: Sequence[Record]) -> list[Line]:
+def _metrics(records: Sequence[Record], vector: str) -> list[Line]:
     lines: list[Line] = []
     for name in sorted({name for r in records for name in (*r.metrics, *r.unresolved)}):
         values, note = [], ""
@@ -305,7 +315,7 @@ def _metrics(records: Sequence[Record]) -> list[Line]:
                 values.append(("not resolvable", f"lies in {words.interval(lo, hi, 'share')}"))
             else:
                 values.append(("", ""))
-        lines.append((words.heading(name), note, values))
+        lines.append((words.heading(name, vector), note, values))
     return lines
 
 
@@ -324,8 +334,7 @@ def _gate(records: Sequence[Record]) -> list[Line]:
 
 
 def _others(records: Sequence[Record]) -> list[Line]:
-    known = {one.name for record in records for one in judged(record.diagnostics)}
-    names = sorted({name for record in records for name in record.diagnostics} - known)
+    names = sorted({name for record in records for name in record.diagnostics} - LIMITS.keys())
     return [
         (name, "", [(f"{r.diagnostics[name]:.4g}" if name in r.diagnostics else "", "") for r in records])
         for name in names

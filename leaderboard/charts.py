@@ -5,6 +5,7 @@ A drawing only repeats numbers that stand in a table beside it. Text is escaped 
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -86,6 +87,10 @@ def linear(most: float, unit: str = "") -> Axis:
     step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= most / 4.999)
     ticks = [(i * step, f"{i * step:g}{unit}") for i in range(int(most / step * (1 + 1e-9)) + 1)]
     return Axis(0.0, most, ticks)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _n(value: float) -> str:
@@ -257,16 +262,17 @@ def histogram(
     step = next(s for p in range(12) for s in (10**p, 2 * 10**p, 5 * 10**p) if most / s <= 3)
     y = Axis(0, most, [(i * step, f"{i * step:g}") for i in range(most // step + 1)])
     lo, hi = edges[0], edges[-1]
-    x = Axis(lo, hi, [(edge, f"{edge:.3g}") for edge in (lo, (lo + hi) / 2, hi)])
+    x = Axis(lo, hi, [(edge, _short(edge)) for edge in (lo, (lo + hi) / 2, hi)])
     parts = _frame(width, height, x, y, x_title, "")
     for number, (_, counts) in enumerate(series):
         if number == 0:
-            for a, b, count in zip(edges, edges[1:], counts, strict=False):
-                left, right, up = x.at(a, w), x.at(b, w), y.at(count, h)
-                parts.append(
-                    f'<rect class="fill" x="{_n(LEFT + left + 0.5)}" y="{_n(TOP + h - up)}" '
-                    f'width="{_n(max(0.5, right - left - 1))}" height="{_n(up)}"/>'
-                )
+            bars = "".join(
+                f"M{_n(LEFT + x.at(a, w) + 0.5)} {_n(TOP + h)}v{_n(-y.at(count, h))}"
+                f"h{_n(max(0.5, x.at(b, w) - x.at(a, w) - 1))}V{_n(TOP + h)}"
+                for (a, b), count in zip(pairwise(edges), counts, strict=True)
+                if count
+            )
+            parts.append(f'<path class="fill" d="{bars}"/>')
         else:
             path = f"M{_n(LEFT)} {_n(TOP + h)}"
             for b, count in zip(edges[1:], counts, strict=True):

@@ -72,14 +72,8 @@ def _lines(record: Record, place: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def board_csv(table: Table, board: Summary) -> str:
-    """Return a board as CSV: a line for each record and metric."""
-    rows = (
-        line
-        for row in table.rows
-        for record in row.records
-        for line in _lines(record, _harmless(_place(record, board)))
-    )
-    return _csv((*COLUMNS, *METRIC), rows)
+    """Return a board as CSV: a line for each record, and for each metric its value and limits."""
+    return records_csv([(record, board) for row in table.rows for record in row.records])
 
 
 def board_json(board: Summary) -> str:
@@ -88,16 +82,18 @@ def board_json(board: Summary) -> str:
 
 
 def records_csv(records: Sequence[tuple[Record, Summary]]) -> str:
-    """Return all records as CSV: a line for each record, a column for each metric's value."""
+    """Return records as CSV: a line for each record, and for each metric its value and limits."""
     names = sorted({name for record, _ in records for name in record.metrics})
-    rows = (
-        (
-            *_harmless(_place(r, board)),
-            *(r.metrics[name].value if name in r.metrics else None for name in names),
-        )
-        for r, board in records
-    )
-    return _csv((*COLUMNS, *names), rows)
+
+    def line(record: Record, board: Summary) -> list[Any]:
+        found = _harmless(_place(record, board))
+        for name in names:
+            metric = record.metrics.get(name)
+            found += [metric.value, metric.lo, metric.hi] if metric else [None, None, None]
+        return found
+
+    head = [*COLUMNS, *(f"{name}{end}" for name in names for end in ("", ".lo", ".hi"))]
+    return _csv(head, (line(record, board) for record, board in records))
 
 
 def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -66,7 +66,7 @@ def _evasion(arrays: Sequence[Arrays]) -> Examples:
             values = _joined(arrays, name).astype(float)
             chosen = broken if name != "queries" else right
             values = values[chosen & np.isfinite(values)]
-            if len(np.unique(values)) > 2:
+            if values.size and np.ptp(values) > 0:
                 return Examples(counts, _binned(of, [("examples", values)]))
     return Examples(counts, None)
 

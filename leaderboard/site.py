@@ -282,7 +282,7 @@ def _downloads(
 
 
 WHAT = {
-    "data/records.csv": "a line for each record, a column for each metric",
+    "data/records.csv": "a line for each record, and for each metric its value and limits",
     "data/records.parquet": "a row for each record and metric, with intervals",
     "data/record.schema.json": "the JSON Schema of records",
     "data/citations.bib": "the sources of tasks, attacks and defenses",

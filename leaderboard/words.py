@@ -119,6 +119,7 @@ METRICS = {
     "train_accuracy": ("Train accuracy", "Share of its training examples that a system answers right."),
     "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
 }
+EVASION = {"clean_accuracy": "Clean accuracy", "robust_accuracy": "Robust accuracy"}
 DIRECTIONS = {
     "higher": "Higher is better.",
     "lower": "Lower is better.",
@@ -228,8 +229,10 @@ def heat(value: float) -> int:
     return min(9, max(0, int(10 * value)))
 
 
-def heading(metric: str) -> str:
-    """Return the column heading of a metric."""
+def heading(metric: str, vector: str = "") -> str:
+    """Return the column heading of a metric, among those of a vector if one is named."""
+    if vector == "evasion" and metric in EVASION:
+        return EVASION[metric]
     return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
 
 
