@@ -1,8 +1,9 @@
 """What the gate says of a row: the worst verdict of its records, and the worst of each figure."""
 
+import math
 from collections.abc import Iterable
 
-from firstline.benchmark.core.limits import VERDICTS, Judged, judged
+from firstline.benchmark.core.limits import LIMITS, VERDICTS, Judged, Limit, judged
 from firstline.benchmark.core.record import Gate, Record
 
 
@@ -24,13 +25,18 @@ def objection(records: Iterable[Record]) -> str:
 
 
 def figures(records: Iterable[Record]) -> dict[str, Judged]:
-    """Return the worst that any record has of each figure, by name."""
+    """Return the worst that any record has of each figure, by name, in the order of LIMITS."""
 
-    def badness(row: Judged) -> tuple[int, float]:
-        return VERDICTS.index(row.verdict), row.value if row.limit.high else -row.value
+    def badness(limit: Limit, value: float) -> tuple[bool, float]:
+        return not math.isfinite(value), value if limit.high else -value
 
-    found: dict[str, Judged] = {}
+    worst: dict[str, float] = {}
     for record in records:
-        for row in judged(record.diagnostics):
-            found[row.name] = max(found.get(row.name, row), row, key=badness)
-    return found
+        for name, value in record.diagnostics.items():
+            if name in LIMITS and badness(LIMITS[name], value) > badness(
+                LIMITS[name], worst.get(name, value)
+            ):
+                worst[name] = value
+            else:
+                worst.setdefault(name, value)
+    return {row.name: row for row in judged(worst)}

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from firstline.benchmark.metrics.rates import holm, mcnemar
-from firstline.leaderboard.worst_case import Verdicts, paired
+from firstline.benchmark.metrics.rates import holm, mcnemar_counts
+from firstline.leaderboard.worst_case import Bools, Verdicts, paired
 
 if TYPE_CHECKING:
     from firstline.benchmark.metrics.ranks import Rank
 
 LEVEL = 0.05
+
+PairTests = Mapping[tuple[str, str], float]  # p-values by two names, the first before the second
 
 
 class Place(NamedTuple):
@@ -45,15 +47,25 @@ def places(order: Sequence[str], alike: Callable[[str, str], bool]) -> dict[str,
     return result
 
 
-def told_apart(systems: Mapping[str, Mapping[int, Verdicts]]) -> set[frozenset[str]]:
-    """Return the pairs of systems (verdicts by seed) that hold on differently many examples.
+def pair_tests(systems: Mapping[str, Mapping[int, Verdicts]]) -> PairTests:
+    """Return the p-value of McNemar's exact test for each pair of systems (verdicts by seed), by sorted names.
 
-    McNemar's exact test on the examples that both were attacked on, with Holm's correction over all pairs.
+    Each pair is tested on the examples that both were attacked on; nothing is corrected for the number of pairs.
     """
     pairs = list(combinations(sorted(systems), 2))
-    met = [paired(systems[a], systems[b]) for a, b in pairs]
-    p = np.array([mcnemar(a.held, b.held) for a, b in met], dtype=np.float64)
-    return {frozenset(pair) for pair, adjusted in zip(pairs, holm(p), strict=True) if adjusted < LEVEL}
+    if len({examples(system) for system in systems.values()}) == 1:
+        held = {name: _together(system) for name, system in systems.items()}
+        met = [(held[a], held[b]) for a, b in pairs]
+    else:
+        met = [(a.held, b.held) for a, b in (paired(systems[a], systems[b]) for a, b in pairs)]
+    only = np.array([((a & ~b).sum(), (b & ~a).sum()) for a, b in met], dtype=np.int64).reshape(-1, 2)
+    return dict(zip(pairs, map(float, mcnemar_counts(only[:, 0], only[:, 1])), strict=True))
+
+
+def told_apart(tests: PairTests) -> set[frozenset[str]]:
+    """Return the pairs of systems that hold on differently many examples, with Holm's correction over all pairs."""
+    adjusted = holm(np.array(list(tests.values()), dtype=np.float64))
+    return {frozenset(pair) for pair, p in zip(tests, adjusted, strict=True) if p < LEVEL}
 
 
 def intervals(systems: Mapping[str, Mapping[int, Verdicts]]) -> "dict[str, Rank]":
@@ -65,7 +77,7 @@ def intervals(systems: Mapping[str, Mapping[int, Verdicts]]) -> "dict[str, Rank]
 
     if len({examples(system) for system in systems.values()}) != 1:
         return {}
-    held = [np.concatenate([system[seed].held for seed in sorted(system)]) for system in systems.values()]
+    held = [_together(system) for system in systems.values()]
     ranks = rank_intervals(np.array(held), np.random.Generator(np.random.Philox(0)))
     return dict(zip(systems, ranks, strict=True))
 
@@ -73,3 +85,7 @@ def intervals(systems: Mapping[str, Mapping[int, Verdicts]]) -> "dict[str, Rank]
 def examples(system: Mapping[int, Verdicts]) -> frozenset[tuple[int, bytes]]:
     """Return what stands for the examples that a system (verdicts by seed) met; equal for equal examples."""
     return frozenset((seed, verdicts.ids.tobytes()) for seed, verdicts in system.items())
+
+
+def _together(system: Mapping[int, Verdicts]) -> Bools:
+    return np.concatenate([system[seed].held for seed in sorted(system)])

@@ -1,27 +1,74 @@
-"""From records to a folder of static pages that open from disk: no server, no script, no outside request."""
+"""From records to a folder of static pages that open from disk: no server, no outside request.
+
+A site is made of parts. A part is a group of records whose tables depend on each other; its pages depend on nothing
+else, so that a build keeps those of every part that did not change. What looks across parts is made from summaries.
+"""
 
 import hashlib
 import os
-import secrets
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Record
 from firstline.benchmark.core.stream_record import StreamRecord
+from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.metrics.stream import LASTING, TOLERANCE
-from firstline.leaderboard import curves, recovery, streams, words
-from firstline.leaderboard.table import VECTORS, Outcomes, Table, failure, tables
+from firstline.leaderboard import (
+    boards,
+    curves,
+    downloads,
+    overview,
+    papers,
+    recovery,
+    streams,
+    words,
+    writing,
+)
+from firstline.leaderboard.about import about, bibtex
+from firstline.leaderboard.boards import Page
+from firstline.leaderboard.names import Cards
+from firstline.leaderboard.papers import Paper
+from firstline.leaderboard.streams import StreamTable
+from firstline.leaderboard.summary import Summary, summary
+from firstline.leaderboard.table import VECTORS, Outcomes, tables
 
-FORMAT = "firstline.board/1"
 HERE = Path(__file__).parent
-INDEX = "records.json"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The records of one results folder. outcomes(record) loads the per-example arrays of one, and may raise.
+
+    Records of two collections never share a board: their suites may pair the same systems with other attacks.
+    """
+
+    name: str
+    records: Sequence[Record]
+    outcomes: Outcomes
+    streams: Sequence[StreamRecord] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records whose tables depend on each other, and a digest of all that their pages are made from."""
+
+    collection: Collection
+    records: Sequence[Record] = field(repr=False)
+    digest: str
 
 
 def build(
@@ -31,88 +78,290 @@ def build(
     *,
     title: str = "firstline",
     streams: Iterable[StreamRecord] = (),
+    cards: Cards | None = None,
+    papers: Iterable[Paper] = (),
 ) -> Path:
-    """Write the site of records and streams into the folder out, in place of an older site, and return its index.html.
+    """Write the site of one collection of records and streams, as `build_site` does, and return its index.html."""
+    one = Collection("results", list(records), outcomes, list(streams))
+    return build_site([one], out, title=title, cards=cards, papers=papers)
 
-    outcomes(record) loads the per-example arrays of an evasion record and may raise. The same records, in any
-    order, give the same bytes. Raises FirstlineError if out holds something that is not a site of ours.
+
+def build_site(
+    collections: Iterable[Collection],
+    out: Path,
+    *,
+    title: str = "firstline",
+    cards: Cards | None = None,
+    papers: Iterable[Paper] = (),
+) -> Path:
+    """Write the site of collections into the folder out, in place of an older site, and return its index.html.
+
+    cards describe the items by kind and name (benchmark.core.catalog). The same records, in any order, give the same
+    bytes, whatever was in the folder before. Raises FirstlineError if out holds something that is not a site of ours.
     """
-    unique = {
-        record.key: record for record in sorted(records, key=lambda r: (r.provenance.ended, r.to_json()))
-    }
-    ordered = [unique[key] for key in sorted(unique)]
-    served = {stream.key: stream for stream in sorted(streams, key=StreamRecord.to_json)}
-    files = _pages(tables(ordered, outcomes), ordered, list(served.values()), title)
-    files |= {f"records/{record.key}.json": record.to_json() for record in ordered}
-    files |= {f"streams/{key}.json": stream.to_json() for key, stream in served.items()}
-    files[INDEX] = index_of(ordered, title)
-    files |= {f"static/{path.name}": path.read_text("utf-8") for path in sorted((HERE / "static").iterdir())}
-    folder = Path(os.path.realpath(out))
-    _replace(folder, files)
+    together = sorted(collections, key=lambda one: one.name)
+    known, folder = cards or {}, Path(os.path.realpath(out))
+    shown = sorted(papers, key=lambda paper: paper.name)
+    parts = [part for one in together for part in _parts(one)]
+    served = _streams(together)
+    site = _frame(title, parts, together, bool(shown), bool(served))
+    jinja = environment()
+    before = writing.last(folder, _engine(site, known))
+    made, files, summaries = dict[str, Any](), dict[str, bytes | str](), list[tuple[Part, Summary]]()
+    for part in parts:
+        kept = before.parts.get(part.digest)
+        if kept and all(before.holds(name) for name in kept["files"]):
+            made[part.digest] = kept
+            files |= {name: before.sums[name] for name in kept["files"]}
+        else:
+            fresh, own = _made(part, known, jinja, site)
+            made[part.digest] = {"files": sorted(fresh), "boards": own}
+            files |= fresh
+        summaries += [(part, board) for board in made[part.digest]["boards"]]
+    summaries.sort(key=lambda at: _order(at[1]))
+    ordered = [board for _, board in summaries]
+    tabled = streams.stream_tables(served)
+    files |= _render(jinja, site, _across(ordered, tabled, shown, known))
+    files |= _downloads(summaries, ordered, title, known)
+    files |= {f"records/streams/{stream.key}.json": stream.to_json().encode() for stream in served}
+    everything = [
+        (file, files[file]) for file in sorted(files) if file.startswith("data/") and file.count("/") == 1
+    ]
+    files |= _render(jinja, site, [("data.html", "data.html.j2", _data_page(ordered, everything))])
+    files |= {f"static/{name}": data for name, data in _static().items()}
+    writing.replace(folder, files, before, made)
     return folder / "index.html"
 
 
-def index_of(records: Iterable[Record], title: str) -> str:
-    """Return the small index of all records as canonical JSON: text forms, verdict and metrics."""
-    return (
-        canonical({"format": FORMAT, "title": title, "records": [_entry(record) for record in records]})
-        + "\n"
-    )
+def _parts(collection: Collection) -> Iterator[Part]:
+    """The parts of a collection. Of two records with one key the newer counts."""
+    unique: dict[str, tuple[Record, str]] = {}
+    for record in sorted(collection.records, key=lambda r: (r.key, r.provenance.ended)):
+        text = record.model_dump_json()
+        held = unique.get(record.key)
+        if held is None or (held[0].provenance.ended, held[1]) <= (record.provenance.ended, text):
+            unique[record.key] = (record, text)
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for key in sorted(unique):
+        groups.setdefault(_family(unique[key][0]), []).append(key)
+    for at in sorted(groups, key=str):
+        held_together = hashlib.sha256(canonical([collection.name]).encode())
+        for key in groups[at]:
+            held_together.update(unique[key][1].encode())
+        yield Part(collection, [unique[key][0] for key in groups[at]], held_together.hexdigest())
 
 
-def anchor(table: Table) -> str:
-    """Return the id of a table on its page: the same for the same task and threat model on every board."""
-    return (
-        "t-" + hashlib.sha256(canonical([table.vector, table.task, table.threat]).encode()).hexdigest()[:12]
-    )
+def _family(record: Record) -> tuple[Any, ...]:
+    """What the records of one part share: evasion tables of one task and budget warn of each other's attackers."""
+    if record.vector == "evasion":
+        with suppress(FirstlineError):
+            threat = _threat(record.threat)
+            return (record.vector, record.task.text, record.examples, threat.goal, threat.amount)
+    return (record.vector, record.task.text, record.examples, record.threat)
 
 
-def _entry(record: Record) -> dict[str, Any]:
+@lru_cache(maxsize=4096)
+def _threat(text: str) -> Threat:
+    return Threat.parse(text)
+
+
+def _order(board: Summary) -> tuple[Any, ...]:
+    at = VECTORS.index(board["vector"])
+    return (at, board["task"], board["threat"], board["collection"], board["examples"], board["id"])
+
+
+def _made(
+    part: Part, cards: Cards, jinja: Environment, site: Mapping[str, Any]
+) -> tuple[dict[str, bytes | str], list[Summary]]:
+    """Return the files of one part, and the summaries of its boards."""
+    loaded: dict[str, Mapping[str, NDArray[Any]] | Exception] = {}
+
+    def load(record: Record) -> Mapping[str, NDArray[Any]]:
+        if record.key not in loaded:
+            try:
+                loaded[record.key] = part.collection.outcomes(record)
+            except Exception as error:  # a damaged file is told where it is used, and the others go on
+                loaded[record.key] = error
+        found = loaded[record.key]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    files: dict[str, bytes | str] = {}
+    own = []
+    for table in tables(part.records, load):
+        # Through JSON at once, so that a summary that was kept is no other than a fresh one.
+        board: Summary = _plain(summary(table, part.collection.name, cards))
+        own.append(board)
+        files |= _render(jinja, site, boards.pages(table, board, load))
+        files |= {name: text.encode() for name, text in boards.shards(table, board)}
+        files[f"data/boards/{board['id']}.csv"] = downloads.board_csv(table, board).encode()
+        files[f"data/boards/{board['id']}.json"] = downloads.board_json(board).encode()
+    return files, own
+
+
+def _plain(board: Summary) -> Any:
+    import json
+
+    return json.loads(canonical(board))
+
+
+def _across(
+    ordered: Sequence[Summary], served: Sequence[StreamTable], shown: Sequence[Paper], cards: Cards
+) -> Iterator[Page]:
+    """The pages that look across parts, but for that of the data."""
+    yield "index.html", "index.html.j2", overview.index(ordered, served)
+    yield from overview.vector_pages(ordered)
+    if served:
+        yield "streams.html", "streams.html.j2", {"page": "streams", "tables": served}
+    if ordered:
+        yield "compare.html", "comparisons.html.j2", {"page": "compare", "boards": ordered}
+        defenses = overview.defenses(ordered)
+        vectors = [vector for vector in VECTORS if any(vector in one["profile"] for one in defenses)]
+        listed = {"page": "defenses", "defenses": defenses, "vectors": vectors}
+        yield "defenses.html", "defenses.html.j2", listed
+        for one in defenses:
+            page = overview.defense_page(one, served, cards)
+            yield f"defenses/{one['slug']}.html", "defense.html.j2", page
+        attacks = overview.attacks(ordered)
+        yield "attacks.html", "attacks.html.j2", {"page": "attacks", "attacks": attacks}
+        for attack in attacks:
+            yield f"attacks/{attack['slug']}.html", "attack.html.j2", overview.attack_page(attack, cards)
+        tasks = overview.tasks(ordered, cards)
+        yield "tasks.html", "tasks.html.j2", {"page": "tasks", "tasks": tasks}
+        for task in tasks:
+            yield f"tasks/{task['slug']}.html", "task.html.j2", {"page": "tasks", "one": task}
+    if shown:
+        yield "papers.html", "papers.html.j2", {"page": "papers", "papers": papers.listed(shown)}
+        for paper in papers.listed(shown):
+            yield f"papers/{paper['slug']}.html", "paper.html.j2", {"page": "papers", "paper": paper}
+    yield "rules.html", "rules.html.j2", overview.rules()
+    yield "about.html", "about.html.j2", _about(ordered)
+
+
+def _about(ordered: Sequence[Summary]) -> dict[str, Any]:
+    import firstline
+
+    found: dict[str, int] = {}
+    for board in ordered:
+        name = f"{board['collection']} ({', '.join(board['suites'])})"
+        found[name] = found.get(name, 0) + board["records"]
+    rows = [(name, f"{count:,} records") for name, count in sorted(found.items())]
+    return {"page": "about", "version": firstline.__version__, "made_from": rows[:40]}
+
+
+def _downloads(
+    summaries: Sequence[tuple[Part, Summary]], ordered: Sequence[Summary], title: str, cards: Cards
+) -> dict[str, bytes | str]:
+    files: dict[str, bytes | str] = {downloads.INDEX: downloads.index_json(ordered, title).encode()}
+    if not ordered:
+        return files
+    at = {(b["collection"], b["vector"], b["task"], b["threat"], b["examples"]): b for b in ordered}
+    every = {id(part): part for part, _ in summaries}.values()
+    rows = [
+        (r, at[part.collection.name, r.vector, r.task.text, r.threat, r.examples])
+        for part in every
+        for r in part.records
+    ]
+    rows.sort(key=lambda row: (row[1]["id"], row[0].key))
+    abouts = [("task", one["about"]) for one in overview.tasks(ordered, cards)]
+    abouts += [("attack", overview.attack_page(one, cards)["about"]) for one in overview.attacks(ordered)]
+    layers = {layer["name"]: layer for b in ordered for e in b["entries"] for layer in e["layers"]}
+    abouts += [("defense", about("defense", name, {}, None, cards)) for name in sorted(layers)]
+    return files | {
+        "data/records.csv": downloads.records_csv(rows).encode(),
+        "data/records.parquet": downloads.records_parquet(rows),
+        "data/record.schema.json": downloads.schema_json().encode(),
+        "data/citations.bib": bibtex(abouts).encode(),
+        **{
+            f"badges/{one['slug']}.svg": text.encode()
+            for one in overview.defenses(ordered)
+            if (text := overview.badge_file(one))
+        },
+    }
+
+
+WHAT = {
+    "data/records.csv": "a line for each record, and for each metric its value and limits",
+    "data/records.parquet": "a row for each record and metric, with intervals",
+    "data/record.schema.json": "the JSON Schema of records",
+    "data/citations.bib": "the sources of tasks, attacks and defenses",
+    "index.json": "the boards, and where their files are",
+    writing.SUMS: "SHA-256 of every file of the site (sha256sum -c)",
+}
+
+
+def _data_page(ordered: Sequence[Summary], files: Sequence[tuple[str, bytes | str]]) -> dict[str, Any]:
+    sizes = {name: downloads.size(len(data)) for name, data in files}
+    there = [name for name in WHAT if name in sizes or name in (downloads.INDEX, writing.SUMS)]
     return {
-        "key": record.key,
-        "path": f"records/{record.key}.json",
-        "suite": record.suite,
-        "task": record.task.text,
-        "defense": record.defense_text,
-        "attack": record.attack.text,
-        "threat": record.threat,
-        "vector": record.vector,
-        "seed": record.seed,
-        "status": record.status,
-        "error": failure(record) if record.status == "failed" else None,
-        "gate": record.gate.verdict,
-        "metrics": {name: metric.model_dump(mode="json") for name, metric in record.metrics.items()},
+        "page": "data",
+        "boards": ordered,
+        "files": [
+            {"path": name, "name": name.rpartition("/")[2], "what": WHAT[name], "size": sizes.get(name, "")}
+            for name in there
+        ],
     }
 
 
-def _pages(
-    boards: list[Table], records: list[Record], served: list[StreamRecord], title: str
-) -> dict[str, str]:
-    jinja = environment()
-    vectors = [vector for vector in VECTORS if any(board.vector == vector for board in boards)]
-    shared = {"title": title, "vectors": vectors, "total": len(records), "streams": len(served)}
-    series = streams.stream_tables(served)
-    failed = [r for board in boards for row in board.rows for r in row.records if r.status == "failed"]
-    counts = {
-        "Tasks": len({record.task.text for record in records}),
-        "Defenses": len({record.defense_text for record in records}),
-        "Attacks": len({record.attack.text for record in records}),
-        "Threat models": len({record.threat for record in records}),
-        "Records": len(records),
-        "Failed cells": len(failed),
+def _streams(collections: Iterable[Collection]) -> list[StreamRecord]:
+    found = {s.key: s for one in collections for s in sorted(one.streams, key=StreamRecord.to_json)}
+    return [found[key] for key in sorted(found)]
+
+
+def _frame(
+    title: str, parts: Sequence[Part], together: Sequence[Collection], has_papers: bool, has_streams: bool
+) -> dict[str, Any]:
+    """What every page has around its content."""
+    there = {record.vector for part in parts for record in part.records}
+    named = [(vector, words.VECTORS[vector][0]) for vector in VECTORS if vector in there]
+    css, js = (next(name for name in _static() if name.endswith(end)) for end in (".css", ".js"))
+    others = [("defenses", "Defenses"), ("attacks", "Attacks"), ("tasks", "Tasks"), ("compare", "Compare")]
+    return {
+        "title": title,
+        "css": css,
+        "js": js,
+        "collections": len(together),
+        "boards": [("index", "Overview"), *named, *([("streams", "Streams")] if has_streams else [])],
+        "others": [
+            *(others if parts else []),
+            *([("papers", "Papers")] if has_papers else []),
+            *[("data", "Data"), ("rules", "Rules"), ("about", "About")],
+        ],
     }
-    index = jinja.get_template("index.html.j2")
-    parts = {"boards": boards, "counts": counts, "failed": failed, "served": series}
-    pages = {"index.html": index.render(**shared, page="index", **parts)}
-    if series:
-        pages["streams.html"] = jinja.get_template("streams.html.j2").render(
-            **shared, page="streams", tables=series
-        )
-    for vector in vectors:
-        template = jinja.get_template(f"{'evasion' if vector == 'evasion' else 'metrics'}.html.j2")
-        own = [board for board in boards if board.vector == vector]
-        pages[f"{vector}.html"] = template.render(**shared, page=vector, boards=own)
-    return pages
+
+
+@lru_cache(maxsize=1)
+def _static() -> dict[str, bytes]:
+    """The style sheet and the script, their names with a digest, so that no browser shows old ones."""
+    found = {}
+    for path in sorted((HERE / "static").iterdir()):
+        data = path.read_bytes()
+        found[f"{path.stem}.{hashlib.sha256(data).hexdigest()[:8]}{path.suffix}"] = data
+    return found
+
+
+def _engine(site: Mapping[str, Any], cards: Cards) -> str:
+    """A digest of all that pages are made from besides records: code, templates, cards, frame."""
+    found = hashlib.sha256(canonical(site).encode())
+    core, metrics = (
+        HERE.resolve().parent / "benchmark" / "core",
+        HERE.resolve().parent / "benchmark" / "metrics",
+    )
+    own = [*HERE.glob("*.py"), *(HERE / "templates").iterdir(), *core.glob("*.py"), *metrics.glob("*.py")]
+    for path in sorted(own):
+        found.update(path.name.encode() + path.read_bytes())
+    for kind, named in sorted(cards.items()):
+        for name, card in sorted(named.items()):
+            found.update(canonical([kind, name, card.summary, card.doc, card.facts]).encode())
+    return found.hexdigest()
+
+
+def _render(jinja: Environment, site: Mapping[str, Any], pages: Iterable[Page]) -> dict[str, bytes | str]:
+    return {
+        path: jinja.get_template(template).render(site=site, root="../" * path.count("/"), **shown).encode()
+        for path, template, shown in pages
+    }
 
 
 def environment() -> Environment:
@@ -127,19 +376,19 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     jinja.filters |= {
-        "anchor": anchor,
         "breakable": words.breakable,
         "brief": words.brief,
-        "command": words.command,
-        "failure": failure,
         "explanation": words.explanation,
         "heading": words.heading,
         "heat": words.heat,
         "interval": words.interval,
         "meaning": words.meaning,
         "number": words.number,
+        "points": words.points,
+        "shade": words.shade,
     }
     jinja.globals |= {
+        "POLICY": POLICY,
         "VECTORS": words.VECTORS,
         "DIRECTIONS": words.DIRECTIONS,
         "RECOVERY": recovery.MEANS,
@@ -154,39 +403,3 @@ def environment() -> Environment:
 def _tamed(value: Any) -> Any:
     """Make unseen letters visible in whatever a template prints; what our own macros made is left alone."""
     return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _replace(folder: Path, files: dict[str, str]) -> None:
-    """Write files beside folder, then put them in its place: a reader sees the old site or the new one."""
-    if folder.exists() and not _is_ours(folder):
-        raise FirstlineError(
-            f"{folder} is not empty and not a leaderboard; name a new folder, or remove it first"
-        )
-    mark = secrets.token_hex(4)
-    new, old = (folder.with_name(f".{folder.name}.{mark}.{age}") for age in ("new", "old"))
-    try:
-        for name, text in files.items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise FirstlineError(f"cannot write the leaderboard to {folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_ours(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    if not any(folder.iterdir()):
-        return True
-    try:
-        return f'"format":"{FORMAT}"' in (folder / INDEX).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,7 +18,15 @@ from firstline.benchmark.metrics.rates import wilson
 from firstline.leaderboard import backdoor, curves, gate
 from firstline.leaderboard.crossed import Met, outdone
 from firstline.leaderboard.curves import Curve
-from firstline.leaderboard.ranking import Place, examples, intervals, places, told_apart
+from firstline.leaderboard.ranking import (
+    PairTests,
+    Place,
+    examples,
+    intervals,
+    pair_tests,
+    places,
+    told_apart,
+)
 from firstline.leaderboard.recovery import Recovery, recovery
 from firstline.leaderboard.worst_case import Bools, Floats, Verdicts, judge, warded, worst
 
@@ -105,13 +113,19 @@ EFFECTIVENESS = Measure("defense_effectiveness", "share", "higher")
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack on one defense over the seeds: the estimates by metric, and what is wrong with the cell."""
+    """One attack on one defense over the seeds: the estimates by metric, and what is wrong with the cell.
+
+    unresolved holds the ends between which a metric lies that no record's sample can resolve; verdicts are those of
+    evasion, by seed.
+    """
 
     attack: str
     estimates: Mapping[str, Estimate]
     problems: tuple[str, ...]
     records: tuple[Record, ...]
     curve: Curve | None = None
+    unresolved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    verdicts: Mapping[int, Verdicts] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -148,7 +162,8 @@ class Table:
     """The defenses that were attacked on one task under one threat model, best first.
 
     score is what the ranks go by, None for a table without ranks. invalid says why nothing is ranked, and is
-    empty for a valid table; warnings are what a reader should know about the whole table.
+    empty for a valid table; warnings are what a reader should know about the whole table. Of evasion alone: systems
+    are the verdicts on each defense in the worst case, by seed, and tests what parts the ranked ones two by two.
     """
 
     vector: str
@@ -161,6 +176,8 @@ class Table:
     rows: tuple[Row, ...]
     invalid: str = ""
     warnings: tuple[str, ...] = ()
+    systems: Mapping[str, Mapping[int, Verdicts]] = field(default_factory=dict, compare=False)
+    tests: PairTests = field(default_factory=dict)
 
     @property
     def ranked(self) -> tuple[Row, ...]:
@@ -238,7 +255,8 @@ def _evasion(records: Sequence[Record], outcomes: Outcomes, resampled: bool) -> 
         rows.append(row)
     invalid, warnings = _strength(rows)
     chosen = {} if invalid else {row.defense: row for row in rows if not row.objections and row.score}
-    apart = told_apart({defense: systems[defense] for defense in chosen})
+    tests = pair_tests({defense: systems[defense] for defense in chosen})
+    apart = told_apart(tests)
     ranks = places(_best_first(chosen.values(), ROBUST), lambda a, b: frozenset((a, b)) not in apart)
     if len({examples(systems[defense]) for defense in chosen}) > 1:
         warnings.append(
@@ -248,6 +266,7 @@ def _evasion(records: Sequence[Record], outcomes: Outcomes, resampled: bool) -> 
         could_be = intervals({defense: systems[defense] for defense in ranks})
         rows = [replace(row, could_be=could_be.get(row.defense)) for row in rows]
     table = grid.table([ROBUST], ROBUST, rows, ranks, invalid, warnings)
+    table = replace(table, systems=systems, tests=tests)
     return table, Met(table.task, _threat(table.threat), records[0].examples, systems)
 
 
@@ -289,8 +308,11 @@ class _Grid:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._at: dict[tuple[str, str, int], Record] = {}
-        for record in sorted(records, key=lambda r: (r.provenance.ended, r.key, r.to_json())):
+        for record in sorted(records, key=lambda r: (r.provenance.ended, r.key, r.model_dump_json())):
             self._at[record.defense_text, record.attack.text, record.seed] = record
+        self._by_defense: dict[str, list[Record]] = {}
+        for at in sorted(self._at):
+            self._by_defense.setdefault(at[0], []).append(self._at[at])
         self.superseded = len({record.key for record in records} - {record.key for record in self.records})
 
     @cached_property
@@ -332,7 +354,7 @@ class _Grid:
         warded: Estimate | None = None,
     ) -> Row:
         """Return the row of one defense; objections come on top of those that any row may have."""
-        records = [record for record in self.records if record.defense_text == defense]
+        records = self._by_defense[defense]
         tags = tuple(sorted({tag for record in records for tag in record.tags}))
         measured = [record for record in records if record.status == "ok"]
         general = ["control: shown for reference"] if "control" in tags else []
@@ -354,7 +376,11 @@ class _Grid:
 
     def records_of(self, defense: str, attack: str) -> tuple[Record, ...]:
         """Return all records of one cell, failed ones too, by seed."""
-        return tuple(r for r in self.records if (r.defense_text, r.attack.text) == (defense, attack))
+        return tuple(r for r in self._by_defense[defense] if r.attack.text == attack)
+
+    def records_on(self, defense: str) -> list[Record]:
+        """Return all records of one defense, by attack and seed."""
+        return self._by_defense[defense]
 
     def table(
         self,
@@ -418,7 +444,7 @@ def _evasion_row(
         estimates = {ROBUST.name: _share([one.held for one in verdicts.values()])} if verdicts else {}
         estimates |= _complete(usable, (*BESIDE_CURVES, *DETECTION))
         there = grid.records_of(defense, attack)
-        cells.append(Cell(attack, estimates, tuple(problems), there, curves.curve(usable)))
+        cells.append(Cell(attack, estimates, tuple(problems), there, curves.curve(usable), verdicts=verdicts))
     together, objections = {}, _mixed_systems(grid, defense)
     for seed, attacks in sorted(by_seed.items()):
         try:
@@ -446,7 +472,9 @@ def _metrics_cells(
         estimates |= _complete(usable, DETECTION)
         if score and len(found[score]) < len(usable):
             problems.append(f"incomplete: a record without {score.name}")
-        cells.append(Cell(attack, estimates, tuple(problems), grid.records_of(defense, attack)))
+        there = grid.records_of(defense, attack)
+        unresolved = _unresolved(usable)
+        cells.append(Cell(attack, estimates, tuple(problems), there, unresolved=unresolved))
     return cells
 
 
@@ -494,8 +522,8 @@ def _strength(rows: Iterable[Row]) -> tuple[str, list[str]]:
 
 def _mixed_systems(grid: _Grid, defense: str) -> list[str]:
     fits: dict[int, set[str]] = {}
-    for record in grid.records:
-        if record.defense_text == defense and "fit" in record.stages:
+    for record in grid.records_on(defense):
+        if "fit" in record.stages:
             fits.setdefault(record.seed, set()).add(record.stages["fit"])
     mixed = [str(seed) for seed, keys in sorted(fits.items()) if len(keys) > 1]
     advice = "the attacks met different fitted systems; run the suite again"
@@ -543,6 +571,16 @@ def _complete(records: Sequence[Record], names: Iterable[str]) -> dict[str, Esti
     """The estimates of metrics that every record has: a median or a wait is absent where it never comes."""
     found = {name: [r.metrics[name] for r in records if name in r.metrics] for name in names}
     return {name: _pool(metrics) for name, metrics in found.items() if 0 < len(records) == len(metrics)}
+
+
+def _unresolved(records: Iterable[Record]) -> dict[str, tuple[float, float]]:
+    """The widest ends of each metric that the sample of some record cannot resolve."""
+    found: dict[str, tuple[float, float]] = {}
+    for record in records:
+        for name, (lo, hi) in record.unresolved.items():
+            least, most = found.get(name, (lo, hi))
+            found[name] = (min(least, lo), max(most, hi))
+    return found
 
 
 def _measures(records: Iterable[Record]) -> dict[str, Measure]:

@@ -2,13 +2,19 @@
 
 import re
 import unicodedata
+from functools import lru_cache
+from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from firstline.benchmark.core.record import Record
 
 # Line and bidirectional controls, unassigned and private letters: they hide text or turn it around.
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+_PLAIN = re.compile(
+    "[!-~\u2013\u2212]*(?: [!-~\u2013\u2212]+)*"
+)  # nothing here is unseen, and nothing to fold
+_CALM = re.compile("[ \u2013\u2212%(-;=?-~]*")  # and without a letter that HTML gives a meaning, or quotes
 _CAP = 1_000  # letters of any one text on a page
 _BRIEF = 160  # letters of a name or a reason
 
@@ -123,6 +129,7 @@ METRICS = {
     "train_accuracy": ("Train accuracy", "Share of its training examples that a system answers right."),
     "test_accuracy": ("Test accuracy", "Share of unseen inputs that the defended system answers right."),
 }
+EVASION = {"clean_accuracy": "Clean accuracy", "robust_accuracy": "Robust accuracy"}
 DIRECTIONS = {
     "higher": "Higher is better.",
     "lower": "Lower is better.",
@@ -136,9 +143,23 @@ def visible(text: str, limit: int = _CAP) -> str:
     >>> visible("a\n\u202eb")
     'a \\u202eb'
     """
+    return text if len(text) <= limit and _PLAIN.fullmatch(text) else _visible(text, limit)
+
+
+@lru_cache(maxsize=4096)
+def _visible(text: str, limit: int) -> str:
     line = " ".join(text[: limit + 1].split())
     shown = "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNSEEN else c for c in line)
     return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def escaped(text: str) -> str:
+    """Return a brief text as HTML, for the few places that are written by code and not by a template.
+
+    >>> escaped("a<b"), escaped("pgd, 40 steps")
+    ('a&lt;b', 'pgd, 40 steps')
+    """
+    return text if len(text) <= _BRIEF and _CALM.fullmatch(text) else str(escape(brief(text)))
 
 
 def brief(text: str) -> str:
@@ -146,6 +167,7 @@ def brief(text: str) -> str:
     return visible(text, _BRIEF)
 
 
+@lru_cache(maxsize=4096)
 def breakable(text: str) -> Markup:
     """Return a brief text form, escaped, that may wrap at its joints.
 
@@ -180,13 +202,47 @@ def interval(lo: float | None, hi: float | None, unit: str) -> str:
     return f"{number(lo, unit).removesuffix('%')}\u2013{number(hi, unit)}"
 
 
+def difference(value: float, unit: str) -> str:
+    """Return a signed difference of two values of a unit; of shares in points.
+
+    >>> difference(0.0123, "share"), difference(-0.5, "area"), difference(-0.0001, "share")
+    ('+1.2', '−0.500', '0.0')
+    """
+    digits = f"{100 * value:.1f}" if unit == "share" else f"{value:.3f}"
+    if float(digits) == 0:
+        return digits.removeprefix("-")
+    return digits.replace("-", "\u2212") if digits.startswith("-") else f"+{digits}"
+
+
+def points(value: float, unit: str) -> str:
+    """Return the size of a difference with its unit; of shares in points.
+
+    >>> points(0.0123, "share"), points(0.5, "area")
+    ('1.2 points', '0.500')
+    """
+    return f"{round(100 * value, 1) + 0.0:.1f} points" if unit == "share" else number(value, unit)
+
+
+def shade(value: float, score: Any) -> Markup:
+    """Return the class of the colour of a value of a score, with a blank before; empty if it is no share.
+
+    score has a better direction: the scale goes from bad to good for the defense. What has none has no colour.
+    """
+    better = score["better"] if isinstance(score, dict) else score.better
+    if not 0 <= value <= 1 or better == "neither":
+        return Markup("")
+    return Markup(f" heat-{heat(value if better == 'higher' else 1 - value)}")
+
+
 def heat(value: float) -> int:
     """Return the step of the colour scale for a share: 0 (nothing held) to 9 (all held)."""
     return min(9, max(0, int(10 * value)))
 
 
-def heading(metric: str) -> str:
-    """Return the column heading of a metric."""
+def heading(metric: str, vector: str = "") -> str:
+    """Return the column heading of a metric, among those of a vector if one is named."""
+    if vector == "evasion" and metric in EVASION:
+        return EVASION[metric]
     return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
 
 

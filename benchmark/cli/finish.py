@@ -109,10 +109,29 @@ def _number(found: "Estimate | None", short: bool = False) -> str:
 
 
 def build_board(store: Store, records: "list[Record]", out: Path, title: str) -> Path:
-    """Write the static pages of records, and of all streams of the store; return the first page."""
-    from firstline.leaderboard.site import build
+    """Write the static pages of records, and of all streams and papers of the store; return the first page."""
+    return build_boards([(store, records)], out, title)
 
-    return build(records, store.outcomes, out, title=title, streams=sound_streams(store))
+
+def build_boards(found: "Sequence[tuple[Store, list[Record]]]", out: Path, title: str) -> Path:
+    """Write the static pages of several stores with the records that count of each; return the first page."""
+    from firstline.benchmark.core import catalog
+    from firstline.leaderboard.papers import read_papers
+    from firstline.leaderboard.site import Collection, build_site
+
+    # By the folder's own name where that is enough: pages of a folder are the same wherever it lies.
+    names = [store.root.resolve().name for store, _ in found]
+    collections = [
+        Collection(
+            name if names.count(name) == 1 else f"{name} {number}",
+            records,
+            store.outcomes,
+            sound_streams(store),
+        )
+        for number, (name, (store, records)) in enumerate(zip(names, found, strict=True), start=1)
+    ]
+    papers = {paper.name: paper for store, _ in found for paper in read_papers(store.root)}
+    return build_site(collections, out, title=title, cards=catalog.load().cards, papers=papers.values())
 
 
 def default_uri(root: Path) -> str:

@@ -18,7 +18,7 @@ from firstline.benchmark.run import keys
 from firstline.benchmark.run.matrix import Matrix, Selection, expand
 from firstline.benchmark.run.recipe import PaperRecipe, Verdict, find_recipe, judge
 from firstline.benchmark.run.runner import make_plan, workers
-from firstline.benchmark.run.store import Store
+from firstline.benchmark.run.store import Store, write_whole
 
 # What two runs of one cell must agree on; the rest says when, where and by which commit it was run.
 COMPARED = ("key", "status", "metrics", "unresolved", "curves", "diagnostics", "gate", "outcomes")
@@ -69,6 +69,7 @@ def reproduce(
         if record.status == "failed":
             raise FirstlineError(failure_line(record))
     verdicts = judge(paper, records)
+    write_whole(results / "papers" / f"{paper.name}.json", _result(paper, verdicts).encode())
     say_json([asdict(v) for v in verdicts]) if json else say(_render(paper, verdicts))
     if any(v.verdict in ("differs", "missing") for v in verdicts):
         raise typer.Exit(1)
@@ -120,6 +121,14 @@ def _conclude(differ: list[str], json: bool) -> None:
         say("\n" + verdict)
     if differ:
         raise typer.Exit(1)
+
+
+def _result(paper: PaperRecipe, verdicts: list[Verdict]) -> str:
+    """What the leaderboard shows of a recipe: its words, and the paper's numbers beside ours."""
+    from json import dumps
+
+    found = {name: getattr(paper, name) for name in ("name", "title", "source", "read_at", "deviations")}
+    return dumps({**found, "verdicts": [asdict(v) for v in verdicts]}, indent=2, sort_keys=True) + "\n"
 
 
 def _again(store: Store, key: str, folder: Path | None, json: bool) -> None:

@@ -63,11 +63,16 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"need two vectors of one length, got {a.shape} and {b.shape}")
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    differing = only_a + only_b
-    if differing == 0:
-        return 1.0
-    return min(1.0, 2 * float(binom.cdf(min(only_a, only_b), differing, 0.5)))
+    return float(mcnemar_counts(np.array([(a & ~b).sum()]), np.array([(b & ~a).sum()]))[0])
+
+
+def mcnemar_counts(only_a: NDArray[np.int64], only_b: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the p-values (n,) of McNemar's exact test, given how often either one alone succeeds, both (n,).
+
+    >>> mcnemar_counts(np.array([5, 0]), np.array([0, 0]))
+    array([0.0625, 1.    ])
+    """
+    return np.asarray(np.minimum(1.0, 2 * binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

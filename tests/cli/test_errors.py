@@ -57,12 +57,29 @@ def test_a_command_line_that_cannot_be_read_is_explained(cli, words, told):
 @pytest.mark.parametrize("command", ["run", "doctor", "leaderboard", "status", "mlflow"])
 def test_a_file_where_the_results_should_be_is_explained(cli, catalogue, tmp_path, command):
     (tmp_path / "results").write_text("a file")
-    words = {"run": ["run", "smoke", "--jobs", 1], "mlflow": ["mlflow", "sync"]}.get(command, [command])
+    words = {
+        "run": ["run", "smoke", "--jobs", 1],
+        "mlflow": ["mlflow", "sync"],
+        "leaderboard": ["leaderboard", "build"],
+    }.get(command, [command])
     ran = cli(*words, "--results", tmp_path / "results")
     assert ran.code == {"run": 2, "doctor": 1, "leaderboard": 2, "status": 0, "mlflow": 0}[command], ran
     assert "Traceback" not in ran.err
     assert str(tmp_path / "results") in ran.out + ran.err
     assert (tmp_path / "results").read_text() == "a file"
+
+
+def test_the_old_way_to_build_the_leaderboard_says_what_the_new_one_is(cli, tmp_path):
+    ran = cli("leaderboard", "--results", tmp_path, "--title", "ours")
+    assert ran.code == 2
+    assert "firstline leaderboard build" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_serving_a_leaderboard_that_is_not_built_is_explained(cli, tmp_path):
+    ran = cli("leaderboard", "serve", "--results", tmp_path)
+    assert ran.code == 2
+    assert "firstline leaderboard build" in ran.err
 
 
 def test_weights_for_a_recipe_that_trains_are_refused(cli, catalogue, tmp_path, own_recipe):

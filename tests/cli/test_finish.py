@@ -21,7 +21,7 @@ def pages(folder):
 
 def test_the_board_is_built_from_records_and_the_same_each_time(cli, smoke, tmp_path):
     for name in ("one", "two"):
-        ran = cli("leaderboard", "--results", smoke, "--out", tmp_path / name)
+        ran = cli("leaderboard", "build", "--results", smoke, "--out", tmp_path / name)
         assert (ran.code, ran.out) == (0, f"{tmp_path / name / 'index.html'}\n")
     found = pages(tmp_path / "one")
     assert b"breast-cancer" in found["index.html"]

@@ -51,7 +51,7 @@ def test_a_damaged_record_leaves_the_others_to_compare_rank_and_publish(cli, cop
     store = Store(copy)
     first = store.record_keys()[0]
     store.record_path(first).write_bytes(b"{")
-    for words in (["compare", "none", "input-noise(sigma=0.05)"], ["leaderboard"]):
+    for words in (["compare", "none", "input-noise(sigma=0.05)"], ["leaderboard", "build"]):
         ran = cli(*words, "--results", copy)
         assert ran.code == 0
         assert ran.err.startswith("left out: ")

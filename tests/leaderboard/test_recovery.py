@@ -105,7 +105,7 @@ def test_a_board_shows_recoveries_below_their_table(add, tmp_path):
     add(after=25.0, curve=BACK, resilience_loss=0.25, relapse=0.125)
     records = add("sleep", after=None, curve=BACK)
     assert [row.defense for row, _, _ in metrics_table(records).recoveries] == ["mend", "sleep"]
-    page = build(records, lambda r: {}, tmp_path / "board").parent / "poisoning.html"
+    page = next(build(records, lambda r: {}, tmp_path / "board").parent.glob("boards/*.html"))
     text = page.read_text()
     assert text.count('<polyline class="line attack"') == 2
     assert "25.000" in text
@@ -115,5 +115,5 @@ def test_a_board_shows_recoveries_below_their_table(add, tmp_path):
 
 
 def test_a_board_without_repairs_has_no_such_table(add, tmp_path):
-    page = build(add(repaired=False), lambda r: {}, tmp_path / "board").parent / "poisoning.html"
+    page = next(build(add(repaired=False), lambda r: {}, tmp_path / "board").parent.glob("boards/*.html"))
     assert "Recovery" not in page.read_text()

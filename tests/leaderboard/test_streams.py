@@ -87,7 +87,7 @@ def test_any_order_gives_the_same_bytes_and_each_record_is_there(new_stream, tmp
     ]
     assert found[0] == found[1]
     for record in records:
-        assert (one / "streams" / f"{record.key}.json").read_text() == record.to_json()
+        assert (one / "records" / "streams" / f"{record.key}.json").read_text() == record.to_json()
     assert "no record yet" not in (one / "index.html").read_text()
 
 
