@@ -8,7 +8,6 @@ arXiv:2404.17399, compare so; early stopping is from Song & Mittal 2021, arXiv:2
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import log10
 from typing import Literal
 
 from firstline.benchmark.core.errors import FirstlineError
@@ -18,8 +17,6 @@ from firstline.leaderboard.table import UNDEFENDED, Estimate, Table
 UTILITY = "test_accuracy"
 FRONTIERS = ("dp-sgd", "early-stopping")
 MATCHED = 0.01  # of accuracy: a frontier's system that answers so much worse still is a match
-WIDTH, HEIGHT = 560, 280  # of a drawing
-LEAST = 1e-3  # the lowest rate that a drawing tells from 0
 
 Verdict = Literal["better", "worse", "no difference", "out of reach"]
 
@@ -82,7 +79,7 @@ def frontier(among: Iterable[Point], name: str) -> list[Point]:
 
 def compared(table: Table) -> list[Compared]:
     """Return all defenses of a membership table beside the frontiers that it has; empty where it has none."""
-    there = points(table)
+    there = points(table) if table.vector == "membership" else []
     lines = {name: line for name in FRONTIERS if (line := frontier(there, name))}
     return [
         Compared(point, tuple(_against(point, name, line) for name, line in lines.items()))
@@ -111,23 +108,3 @@ def _against(point: Point, name: str, line: Sequence[Point]) -> Against:
 
 def _ends(risk: Estimate) -> tuple[float, float]:
     return risk.value if risk.lo is None else risk.lo, risk.value if risk.hi is None else risk.hi
-
-
-def across(utility: float) -> float:
-    """Return where an accuracy lies in a drawing, from its left."""
-    return WIDTH * min(1.0, max(0.0, utility))
-
-
-def down(risk: float) -> float:
-    """Return where a rate lies in a drawing, from its top, on a scale of powers of ten from LEAST to 1."""
-    return HEIGHT * log10(max(risk, LEAST)) / log10(LEAST) + 0.0  # no -0.0
-
-
-def drawn(line: Sequence[Point]) -> str:
-    """Return the points of an SVG polyline: the least risk at each accuracy, in steps."""
-    corners: list[tuple[float, float]] = []
-    for point in line:
-        if corners:
-            corners.append((across(point.utility), corners[-1][1]))
-        corners.append((across(point.utility), down(point.risk.value)))
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)

@@ -27,6 +27,7 @@ from firstline.leaderboard import (
     boards,
     curves,
     downloads,
+    frontier,
     overview,
     papers,
     recovery,
@@ -388,6 +389,7 @@ def environment() -> Environment:
         "shade": words.shade,
     }
     jinja.globals |= {
+        "at_matched_utility": frontier.compared,
         "POLICY": POLICY,
         "VECTORS": words.VECTORS,
         "DIRECTIONS": words.DIRECTIONS,

@@ -57,6 +57,16 @@ COLUMNS = {
         "noise_error",
         "queries",
     ),
+    "inversion": (
+        "evaluator_accuracy",
+        "identification",
+        "ncc",
+        "ncc_other",
+        "psnr",
+        "ssim",
+        "nearest_distance",
+        "accuracy",
+    ),
     "membership": (
         "tpr_at_0.1pct_fpr",
         "tpr_at_1pct_fpr",
@@ -73,6 +83,7 @@ RANKED_BY = {
     "poisoning": ("accuracy",),
     "membership": ("tpr_at_0.1pct_fpr", "tpr_at_1pct_fpr", "auc"),
     "extraction": ("agreement",),
+    "inversion": ("evaluator_accuracy",),
 }
 BACKDOORS = "attack_success_rate"  # what tables of backdoors are ranked by
 UNDEFENDED = "none"
@@ -278,8 +289,8 @@ def metrics_table(records: Sequence[Record]) -> Table:
     grid = _Grid(records)
     vector = records[0].vector
     declared = _measures(grid.records)
-    wanted = COLUMNS.get(vector, tuple(sorted(declared)))
-    measures = [declared[name] for name in wanted if name in declared]
+    measures = [declared[name] for name in COLUMNS[vector] if name in declared]
+    measures = measures or [declared[name] for name in sorted(declared)]
     threat = _threat(records[0].threat)
     is_backdoor = threat is not None and threat.goal == "backdoor"
     by = (BACKDOORS,) if is_backdoor else RANKED_BY.get(vector, ())

@@ -63,6 +63,19 @@ METRICS = {
     "agreement": ("Agreement", "Share of test inputs that the thief's copy answers as the system does."),
     "uniform_agreement": ("Agreement, uniform", "The same for inputs drawn uniformly from the input space."),
     "copy_accuracy": ("Copy's accuracy", "Share of test inputs that the thief's copy answers right."),
+    "evaluator_accuracy": (
+        "Recognised",
+        "Share of classes whose reconstruction an evaluator that never saw the system takes for theirs.",
+    ),
+    "identification": (
+        "Most alike",
+        "Share of classes whose reconstruction is more like the mean of their inputs than of any other's.",
+    ),
+    "ncc": ("Likeness", "Correlation of a reconstruction with the mean input of its class."),
+    "ncc_other": ("Likeness, others", "The same with the means of the other classes."),
+    "psnr": ("PSNR", "Peak signal-to-noise ratio to the mean input of its class."),
+    "ssim": ("SSIM", "Structural similarity to the mean input of its class."),
+    "nearest_distance": ("Distance", "How far, in l2, the closest training input of its class is."),
     "variation": ("Variation", "Total variation distance between the answers of copy and system, the mean."),
     "transfer": (
         "Transfer",

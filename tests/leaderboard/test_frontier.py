@@ -3,7 +3,7 @@
 import pytest
 from tests.leaderboard.conftest import make, metric
 
-from firstline.leaderboard.frontier import HEIGHT, WIDTH, compared, down, drawn, frontier, points
+from firstline.leaderboard.frontier import compared, frontier, points
 from firstline.leaderboard.table import metrics_table
 
 THREAT = "membership/gray/scores,defense=known,shadows=64"
@@ -61,13 +61,3 @@ def test_the_worst_attack_is_the_risk_and_a_row_that_lacks_one_is_left_out():
     rows = [record("none", 0.65, 0.1, "gap"), record("none", 0.65, 0.4), record("selena", 0.64, 0.1)]
     (point,) = points(metrics_table(rows))
     assert (point.defense, point.risk.value) == ("none", 0.4)
-
-
-def test_a_drawing_goes_down_in_steps_from_the_most_accurate():
-    line = frontier(points(table(("none", 1.0, 1.0), ("dp-sgd", 0.5, 0.001))), "dp-sgd")
-    assert drawn(line) == f"{WIDTH}.0,0.0 {WIDTH / 2:.1f},0.0 {WIDTH / 2:.1f},{HEIGHT}.0"
-
-
-def test_a_rate_of_zero_lies_on_the_floor():
-    assert down(0.0) == HEIGHT
-    assert down(1.0) == 0

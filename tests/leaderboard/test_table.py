@@ -404,7 +404,7 @@ def test_only_known_columns_that_exist_are_shown_in_their_order(new, new_metric)
     assert [measure.name for measure in table.measures] == ["accuracy", "detection_tpr"]
 
 
-def test_another_vector_shows_all_its_metrics_and_ranks_nothing(new, new_metric):
+def test_records_with_other_metrics_show_all_of_them_and_rank_nothing(new, new_metric):
     metrics = {"fidelity": new_metric(0.9, better="lower"), "queries": new_metric(10, better="neither")}
     table = metrics_table([new("none", "mi-face", threat="inversion/white/classes", metrics=metrics)])
     assert [measure.name for measure in table.measures] == ["fidelity", "queries"]
