@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstline.benchmark.contract.checks import applies_to
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import (
     Attack,
+    AttributeInference,
     Defense,
     Evasion,
     Extraction,
@@ -22,7 +23,7 @@ from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
-from firstline.benchmark.core.system import System
+from firstline.benchmark.core.system import Bare, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import GOALS, VECTORS, Threat
 
@@ -283,3 +284,32 @@ def pictures(attack: Inversion, folder: Path | None) -> None:
         if "control" not in attack.tags:
             bright = found[0].flatten(1).mean(1)
             assert bright[0] < bright[1], f"{goal}: the bright class came out darker than the dark one"
+
+
+@applies_to(AttributeInference)
+def guesses(attack: AttributeInference, folder: Path | None) -> None:
+    """Scores every value of every person with a number, the same for the same seed, from its own generators alone."""
+    splits = Blobs().load(None)
+    x = splits.test.x[:40].flatten(1).round()
+    options = x[:, None].repeat(1, 2, 1)
+    options[:, :, 0] = torch.arange(2.0)
+    aux = Data(splits.aux.x.flatten(1).round(), splits.aux.y, splits.aux.ids)
+    flat = Bare(nn.Linear(x.shape[1], 2)).eval().requires_grad_(False)
+    for goal in attack.goals:
+        threat = Threat.parse(f"inversion/white/{goal}")
+        before, found = torch.get_rng_state(), []
+        for _ in range(2):
+            target = _target(flat, threat, None)
+            lent = Data(aux.x.clone(), aux.y.clone(), aux.ids.clone())
+            found.append(
+                attack.infer(target, options.clone(), splits.test.y[:40], lent, 0, threat, Streams(0))
+            )
+            assert int(target.queries.sum() + target.gradients.sum()) > 0 or "control" in attack.tags, (
+                f"{goal}: it asked nothing"
+            )
+        assert torch.equal(before, torch.get_rng_state()), (
+            f"{goal}: the global random state changed; draw from rng"
+        )
+        assert tuple(found[0].shape) == (40, 2), f"{goal}: scores have shape {tuple(found[0].shape)}"
+        assert not torch.isnan(found[0]).any(), f"{goal}: some scores are NaN"
+        assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave other scores"

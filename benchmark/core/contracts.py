@@ -60,13 +60,15 @@ class Task(Item, ABC):
 
     Class attributes: modality (image, table, text), inputs (real or tokens), classes, licence, fingerprint
     (SHA-256 of the splits; empty when it can't be known in advance), eps (the customary radius per norm),
-    and space. A task whose shape is a setting makes these properties. embedded says that the data comes with
+    and space. A task whose shape is a setting makes these properties. secret names the categorical feature that
+    attribute inference is after, where there is one. embedded says that the data comes with
     firstline or its dependencies: nothing is downloaded.
     """
 
     modality: ClassVar[str]
     inputs: ClassVar[str] = "real"
     embedded: ClassVar[bool] = False
+    secret: ClassVar[str] = ""
     licence: ClassVar[str]
     fingerprint: str = ""
     classes: int
@@ -358,6 +360,29 @@ class Inversion(Attack, ABC):
         """Return reconstructions (classes, *shape), one per class, inside the input space.
 
         Every query, and every gradient, is charged to one counter for all. aux is None where the threat grants none.
+        """
+
+
+class AttributeInference(Attack, ABC):
+    """Finds out a feature of people whose other features and label it knows."""
+
+    vector = "inversion"
+
+    @abstractmethod
+    def infer(
+        self,
+        target: Target,
+        options: Tensor,
+        y: Tensor,
+        aux: Data,
+        feature: int,
+        threat: Threat,
+        rng: Streams,
+    ) -> Tensor:
+        """Return scores (n, values), higher for values of the secret feature that are more likely.
+
+        options (n, values, features) are the n rows with each value of the feature in turn, y (n,) their labels. aux are
+        rows of the attacker's own, in which the feature is there. Queries are charged to one counter for all.
         """
 
 

@@ -147,6 +147,22 @@ class MembershipOutcome(Outcome):
 
 
 @dataclass(frozen=True)
+class AttributeOutcome(Outcome):
+    """Per person, members first: the secret's value, what the attacker guessed, and what imputation did.
+
+    right says whether the system answers the person rightly.
+    """
+
+    vector = "inversion"
+    ids: Ints
+    member: Bools
+    value: Ints
+    guess: Ints
+    imputed: Ints
+    right: Bools
+
+
+@dataclass(frozen=True)
 class InversionOutcome(Outcome):
     """Per class its reconstruction and the mean of its training inputs, (classes, *shape), and how alike the two are.
 
