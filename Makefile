@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 
-.PHONY: help bench test lint slow perf strength papers clean
+.PHONY: help bench test lint slow perf strength papers site clean
 
 help:
 	@echo "make bench   run the suite 'quick': a summary, a leaderboard page, an MLflow store (minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make perf  [WEIGHTS=folder DATA=folder]: timings beside other libraries'; attacks only with the folders"
 	@echo "make strength  WEIGHTS=folder DATA=folder: standard beside AutoAttack (hours; goes on where it stopped)"
 	@echo "make papers  WEIGHTS=folder DATA=folder: the paper recipes"
+	@echo "make site    the leaderboard of results/, in site/"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,6 +55,9 @@ papers: $(READY)
 	$(BIN)/firstline reproduce advertorch-adv --weights $(WEIGHTS)/mnist_lenet5_advtrained.pt --data-dir $(DATA)
 	$(BIN)/firstline reproduce advertorch-clean --weights $(WEIGHTS)/mnist_lenet5_clntrained.pt --data-dir $(DATA)
 	$(BIN)/firstline reproduce tf-privacy-mnist --data-dir $(DATA)
+
+site: $(READY)
+	$(BIN)/firstline leaderboard build --results results --out site
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

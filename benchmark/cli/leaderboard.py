@@ -1,7 +1,7 @@
 """firstline leaderboard: records to static pages, and the pages to a browser."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from firstline.benchmark.cli.options import RESULTS, Results
 from firstline.benchmark.cli.show_text import say
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.run.store import Store
+
+if TYPE_CHECKING:
+    from firstline.leaderboard.table import Table
 
 app = typer.Typer(help="Build the leaderboard from records, and serve it.")
 
@@ -25,7 +28,7 @@ def main(
     if context.invoked_subcommand is None:
         raise FirstlineError(
             "say what to do: `firstline leaderboard build` writes the pages (its options are those that "
-            "`firstline leaderboard` had), `serve` shows them"
+            "`firstline leaderboard` had), `serve` shows them, `diff` compares"
         )
 
 
@@ -89,3 +92,30 @@ def serve(
     with server:
         say(f"http://127.0.0.1:{server.server_port}/  (stop it with Ctrl-C)")
         server.serve_forever()
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="A results folder, or a folder of such.")],
+    new: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Print how ranks and scores moved from one results folder to another, as Markdown for a pull request.
+
+    A change is told from chance by McNemar's exact test on the examples that both met, with Holm's correction.
+    """
+    from firstline.leaderboard.changes import changes, markdown
+    from firstline.leaderboard.table import tables
+
+    def named(folder: Path) -> "list[tuple[str, Table]]":
+        if not folder.is_dir():
+            raise FirstlineError(f"there is no folder {folder}")
+        # One folder is compared with another whatever they are called; of several, those of the same name.
+        stores = _stores(folder)
+        names = [store.root.name if len(stores) > 1 else "" for store in stores]
+        return [
+            (name, table)
+            for name, store in zip(names, stores, strict=True)
+            for table in tables(sound_records(store), store.outcomes, resampled=False)
+        ]
+
+    say(markdown(changes(named(old), named(new))))

@@ -28,6 +28,27 @@ def test_the_board_is_built_from_records_and_the_same_each_time(cli, smoke, tmp_
     assert found == pages(tmp_path / "two")
 
 
+def test_a_folder_of_results_folders_gives_one_site(cli, smoke, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(smoke, tmp_path / "all" / name)
+    assert cli("leaderboard", "build", "--results", tmp_path / "all", "--out", tmp_path / "site").code == 0
+    index = json.loads((tmp_path / "site" / "index.json").read_text())
+    counted = [board["collection"] for board in index["boards"]]
+    assert counted.count("one") == counted.count("two") > 0
+
+
+def test_two_results_folders_are_compared_in_markdown(cli, copy, smoke):
+    ran = cli("leaderboard", "diff", smoke, copy)
+    assert (ran.code, ran.out) == (0, "### Leaderboard\n\nNo rank and no score changed.\n\n")
+    for path in (copy / "records").rglob("*.json"):
+        if '"name":"input-noise"' in path.read_text():
+            path.unlink()
+    ran = cli("leaderboard", "diff", smoke, copy)
+    assert ran.code == 0
+    assert "→ absent" in ran.out
+    assert cli("leaderboard", "diff", smoke, copy / "none").code == 2
+
+
 def test_a_run_builds_its_board(cli, copy):
     shutil.rmtree(copy / "board")
     ran = cli("run", "smoke", "--results", copy, "--no-mlflow")

@@ -112,6 +112,10 @@ class Bench:
         self.put(record, arrays)
         return record
 
+    def add_metrics(self, defense: str, attack: str, seed: int = 0, **more: Any) -> None:
+        """Add a cell that has metrics and no arrays."""
+        self.put(make(defense, attack, seed, **more), {})
+
 
 @pytest.fixture
 def bench() -> Bench:
@@ -131,4 +135,16 @@ def new_failed() -> Callable[..., Record]:
 
 @pytest.fixture
 def new_metric() -> Callable[..., Metric]:
+    return metric
+
+
+@pytest.fixture(scope="session")
+def bench_of() -> type[Bench]:
+    """Return the class of benches, for records that several tests share."""
+    return Bench
+
+
+@pytest.fixture(scope="session")
+def new_metric_of() -> Callable[..., Metric]:
+    """Return what makes metrics, for records that several tests share."""
     return metric
