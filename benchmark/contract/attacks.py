@@ -13,11 +13,14 @@ from firstline.benchmark.core.contracts import (
     Defense,
     Evasion,
     Extraction,
+    GradientLeakage,
     Inversion,
     Membership,
     PoisonedData,
     Poisoning,
     Shadows,
+    Update,
+    initialise,
 )
 from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
@@ -313,3 +316,30 @@ def guesses(attack: AttributeInference, folder: Path | None) -> None:
         assert tuple(found[0].shape) == (40, 2), f"{goal}: scores have shape {tuple(found[0].shape)}"
         assert not torch.isnan(found[0]).any(), f"{goal}: some scores are NaN"
         assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave other scores"
+
+
+@applies_to(GradientLeakage)
+def batches(attack: GradientLeakage, folder: Path | None) -> None:
+    """Returns a batch inside the input space with a label for each row, the same for the same seed."""
+    task = Blobs()
+    data, aux = task.load(None).train.rows(torch.arange(2)), task.load(None).aux
+    network = initialise(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Sigmoid(), nn.Linear(16, 2)), Streams(0)
+    )
+    loss = nn.functional.cross_entropy(network(data.x), data.y)
+    sent = torch.autograd.grad(loss, list(network.parameters()))
+    before, found = torch.get_rng_state(), []
+    for _ in range(2):
+        update = Update(network, tuple(g.clone() for g in sent), 2)
+        lent = Data(aux.x.clone(), aux.y.clone(), aux.ids.clone())
+        found.append(attack.rebuild(update, task.space, 2, lent, Streams(0)))
+    assert torch.equal(before, torch.get_rng_state()), "the global random state changed; draw from rng"
+    (x, y), (again, labels) = found
+    assert tuple(x.shape) == (2, *task.space.shape), f"inputs have shape {tuple(x.shape)}"
+    assert tuple(y.shape) == (2,), f"labels have shape {tuple(y.shape)}"
+    problem = task.space.check(x)
+    assert problem is None, f"inputs have {problem}"
+    assert torch.equal(x, again), "the same seed gave other inputs"
+    assert torch.equal(y, labels), "the same seed gave other labels"
+    if "control" not in attack.tags:
+        assert sorted(y.tolist()) == [0, 1], f"the labels of one row of each class came out as {y.tolist()}"

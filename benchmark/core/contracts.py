@@ -21,6 +21,8 @@ from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Network, Recipe, plain_loss, train
 
+Gradients = tuple[Tensor, ...]  # of a network's parameters, in their order
+
 NOBODY = torch.empty(0, dtype=torch.int64)  # the ids of no row
 
 
@@ -142,6 +144,7 @@ HOOKS = {  # and the methods that each is made of
     "deploy": ("deploy",),
     "calibrate": ("calibrate",),
     "recover": ("recover",),
+    "transmit": ("transmit",),
 }
 
 
@@ -194,6 +197,14 @@ class Defense(Item):
     def recover(self, system: System, incident: "Incident", ctx: Context) -> System:
         """Return system repaired after an incident: a copy with the same modules, and system left as it was."""
         return system
+
+    def transmit(self, updates: Sequence[Gradients], ctx: Context) -> Gradients:
+        """Return what the server of federated training sees of the first client's update.
+
+        updates holds the gradients, one per parameter, that each client of a round would send. The default sends
+        the first as it is.
+        """
+        return updates[0]
 
     @classmethod
     def facts(cls) -> dict[str, Any]:
@@ -384,6 +395,27 @@ class AttributeInference(Attack, ABC):
         options (n, values, features) are the n rows with each value of the feature in turn, y (n,) their labels. aux are
         rows of the attacker's own, in which the feature is there. Queries are charged to one counter for all.
         """
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a server has: the network that it sent out, the gradients that came back, and of how many rows they are."""
+
+    network: nn.Module
+    gradients: Gradients
+    batch: int
+
+
+class GradientLeakage(Attack, ABC):
+    """Rebuilds a client's batch from its update in federated training."""
+
+    vector = "inversion"
+
+    @abstractmethod
+    def rebuild(
+        self, update: Update, space: InputSpace, classes: int, aux: Data | None, rng: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs (batch, *shape), inside the input space, and labels (batch,), in any order."""
 
 
 def initialise(build: Callable[[], nn.Module], rng: Streams) -> nn.Module:

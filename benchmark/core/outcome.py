@@ -163,6 +163,23 @@ class AttributeOutcome(Outcome):
 
 
 @dataclass(frozen=True)
+class UpdateOutcome(Outcome):
+    """Per row of the attacked batches: its id, label and input, and what was rebuilt of it, (n, *shape).
+
+    told_label is the label of the matched reconstruction; aux_distance the mean square distance to the closest row of
+    aux, which needs no attack.
+    """
+
+    vector = "inversion"
+    ids: Ints
+    label: Ints
+    told_label: Ints
+    truth: Floats
+    reconstruction: Floats
+    aux_distance: Floats
+
+
+@dataclass(frozen=True)
 class InversionOutcome(Outcome):
     """Per class its reconstruction and the mean of its training inputs, (classes, *shape), and how alike the two are.
 

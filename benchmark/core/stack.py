@@ -7,7 +7,7 @@ from time import process_time
 import torch
 from torch import nn
 
-from firstline.benchmark.core.contracts import NOBODY, Context, Defense, Incident, Task, initialise
+from firstline.benchmark.core.contracts import NOBODY, Context, Defense, Gradients, Incident, Task, initialise
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.privacy import PrivateTraining
@@ -178,6 +178,13 @@ class Stack:
         system = systems[-1].eval().requires_grad_(False)
         self._check_finite(system, "fitted")
         return system
+
+    def transmit(self, updates: Sequence[Gradients], ctx: Context) -> Gradients:
+        """Return what a server sees of the first of the clients' updates, after every layer in turn."""
+        seen = updates[0]
+        for layer in self.layers:
+            seen = layer.transmit([seen, *updates[1:]], ctx)
+        return seen
 
     def repairs(self) -> tuple[Defense, ...]:
         """Return the layers that repair a system after an incident."""

@@ -50,6 +50,13 @@ def _count(text: str) -> int:
     return int(value)
 
 
+def _batch(text: str) -> int:
+    value = _count(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def _severity(text: str) -> float:
     value = _number(text)
     if value not in (1, 2, 3, 4, 5):
@@ -113,6 +120,7 @@ _COST = _Form(_radius, _short, "a budget of at least 0 in units of the task's co
 _SEVERITY = _Form(_severity, _short, "a severity of 1, 2, 3, 4 or 5")
 _SHARE = _Form(_share, _write_share, "a share between 0 and 1, such as 5% or 0.05")
 _COUNT = _Form(_count, _write_count, "a whole number, such as 500 or 10k")
+_BATCH = _Form(_batch, _write_count, "a whole number of at least 1, such as 8")
 _YES = _Form(_yes, lambda v: "yes" if v else "no", "yes or no")
 
 GOALS: dict[str, dict[str, _Form | None]] = {
@@ -120,7 +128,7 @@ GOALS: dict[str, dict[str, _Form | None]] = {
     "poisoning": dict.fromkeys(("availability", "integrity", "backdoor"), _SHARE),
     "extraction": dict.fromkeys(("scores", "labels"), _COUNT),
     "membership": dict.fromkeys(("scores", "labels"), None),
-    "inversion": dict.fromkeys(("classes", "attribute"), None),
+    "inversion": {"classes": None, "attribute": None, "updates": _BATCH},
 }
 
 SECRET = ("membership", "inversion")  # vectors whose attacker is after the training data
@@ -141,8 +149,8 @@ SHADOWS = 16  # systems of a bank
 class Threat:
     """One threat model. Build it with `Threat.parse`; `str` gives the canonical text back.
 
-    amount is the radius (evasion, input units), the share of the training set (poisoning) or the query
-    budget (extraction), and None elsewhere. queries is a budget per attacked example for evasion and
+    amount is the radius (evasion, input units), the share of the training set (poisoning), the query budget
+    (extraction) or the rows of a client's batch (inversion of updates), and None elsewhere. queries is a budget per attacked example for evasion and
     membership, None meaning unlimited. train is the share of the training rows that the attacker holds. For
     membership, shadows is how many systems are fitted to halves of the rows, each of them a target, and a shadow of
     the others; canaries is how many of the rows get a wrong label first, and are asked about apart.

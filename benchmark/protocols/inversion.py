@@ -27,7 +27,7 @@ from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import InversionOutcome
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.metrics.images import ncc, psnr, ssim
-from firstline.benchmark.protocols import attribute
+from firstline.benchmark.protocols import attribute, updates
 from firstline.benchmark.protocols.bench import Bench, Measured, answered
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -79,8 +79,10 @@ def normalised(x: Floats) -> Floats:
 
 
 def run(bench: Bench) -> Measured:
-    """Measure what the threat's goal names: whole inputs of classes, or one attribute of people."""
-    return {"classes": reconstruct, "attribute": attribute.run}[bench.threat.goal](bench)
+    """Measure what the threat's goal names: inputs of classes, an attribute of people, or batches behind updates."""
+    return {"classes": reconstruct, "attribute": attribute.run, "updates": updates.run}[bench.threat.goal](
+        bench
+    )
 
 
 def reconstruct(bench: Bench) -> Measured:

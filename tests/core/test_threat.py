@@ -20,7 +20,7 @@ def threats(draw) -> Threat:
     vector, knowledge = draw(st.sampled_from(VECTORS)), draw(st.sampled_from(KNOWLEDGE))
     goal = draw(st.sampled_from(sorted(GOALS[vector])))
     amount = {"evasion": draw(RADII), "poisoning": draw(SHARES), "extraction": draw(COUNTS)}.get(vector)
-    amount = draw(st.integers(1, 5)) if goal == "corruption" else amount
+    amount = draw(st.integers(1, 5)) if goal in ("corruption", "updates") else amount
     queries = amount if vector == "extraction" else draw(st.none() | COUNTS)
     answers = goal if vector in ("extraction", "membership") else draw(st.sampled_from(["scores", "labels"]))
     return Threat(
