@@ -5,7 +5,9 @@ else, so that a build keeps those of every part that did not change. What looks 
 """
 
 import hashlib
+import multiprocessing
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +46,7 @@ from firstline.leaderboard.summary import Summary, summary
 from firstline.leaderboard.table import VECTORS, Outcomes, tables
 
 HERE = Path(__file__).parent
+MANY = 2_000  # records: fewer are done before a second process has begun
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'"
@@ -114,10 +117,11 @@ def build_site(
         if kept and all(before.holds(name) for name in kept["files"]):
             made[part.digest] = kept
             files |= {name: before.sums[name] for name in kept["files"]}
-        else:
-            fresh, own = _made(part, known, jinja, site)
-            made[part.digest] = {"files": sorted(fresh), "boards": own}
-            files |= fresh
+    stale = [part for part in parts if part.digest not in made]
+    for part, (fresh, own) in zip(stale, _all_made(stale, known, jinja, site), strict=True):
+        made[part.digest] = {"files": sorted(fresh), "boards": own}
+        files |= fresh
+    for part in parts:
         summaries += [(part, board) for board in made[part.digest]["boards"]]
     summaries.sort(key=lambda at: _order(at[1]))
     ordered = [board for _, board in summaries]
@@ -171,9 +175,37 @@ def _order(board: Summary) -> tuple[Any, ...]:
     return (at, board["task"], board["threat"], board["collection"], board["examples"], board["id"])
 
 
-def _made(
-    part: Part, cards: Cards, jinja: Environment, site: Mapping[str, Any]
-) -> tuple[dict[str, bytes | str], list[Summary]]:
+Made = tuple[dict[str, bytes | str], list[Summary]]
+Work = tuple[Sequence[Part], Cards, Environment, Mapping[str, Any]]
+
+_inherited: list[Work] = []  # by forked processes: records are not sent to them
+
+
+def _all_made(parts: Sequence[Part], cards: Cards, jinja: Environment, site: Mapping[str, Any]) -> list[Made]:
+    """Return what `_made` makes of each part; of many records on every core, where processes can fork."""
+    cores = min(os.cpu_count() or 1, len(parts))
+    count = sum(len(part.records) for part in parts)
+    if count < MANY or cores < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        return [_made(part, cards, jinja, site) for part in parts]
+    from firstline.benchmark.metrics import paired, ranks  # noqa: F401  # once here, and not in each process
+
+    _inherited.append((parts, cards, jinja, site))
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of threads, such as those of BLAS, which are idle here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            with multiprocessing.get_context("fork").Pool(cores) as pool:
+                return pool.map(_one_of_them, range(len(parts)), chunksize=1)
+    finally:
+        _inherited.pop()
+
+
+def _one_of_them(number: int) -> Made:
+    parts, cards, jinja, site = _inherited[-1]
+    return _made(parts[number], cards, jinja, site)
+
+
+def _made(part: Part, cards: Cards, jinja: Environment, site: Mapping[str, Any]) -> Made:
     """Return the files of one part, and the summaries of its boards."""
     loaded: dict[str, Mapping[str, NDArray[Any]] | Exception] = {}
 
