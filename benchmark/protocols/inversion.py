@@ -26,6 +26,7 @@ from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import InversionOutcome
+from firstline.benchmark.core.png import COLOURS, png, sheet
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.metrics.images import psnr, ssim
 from firstline.benchmark.protocols import attribute
@@ -120,7 +121,7 @@ def reconstruct(bench: Bench) -> Measured:
     pictures, label = made.double().numpy(), np.arange(task.classes)
     width = float((high - low).max())
     has_ssim = pictures.ndim == 4 and min(pictures.shape[2:]) >= WINDOW
-    distance, _ = _nearest(pictures, x, y)
+    distance, closest = _nearest(pictures, x, y)
     outcome = InversionOutcome(
         label=label,
         reconstruction=levels,
@@ -154,7 +155,14 @@ def reconstruct(bench: Bench) -> Measured:
         gate=judge(diagnostics),
         queries=int(target.queries.sum()),
         gradients=int(target.gradients.sum()),
+        picture=_picture(_steps(train.x[torch.from_numpy(closest)], bench), levels),
     )
+
+
+def _picture(truth: Levels, levels: Levels) -> bytes | None:
+    """The closest training input of each class, and below it what was made of the class; None of what is no image."""
+    is_image = levels.ndim == 4 and levels.shape[1] in COLOURS
+    return png(sheet([truth, levels])) if is_image else None
 
 
 def _unlabelled(data: Data) -> Data:
@@ -171,8 +179,13 @@ def _levels(found: object, bench: Bench) -> Levels:
     made = found.detach().double().cpu()
     if problem := space.check(made):
         raise ContractBroken(f"the attack's reconstructions have {problem}")
-    low, high = space.box(made)
-    return np.asarray(torch.round((space.round(made) - low) / (high - low) * LEVELS).to(torch.uint8).numpy())
+    return _steps(space.round(made), bench)
+
+
+def _steps(x: Tensor, bench: Bench) -> Levels:
+    """Inputs x (n, *shape) in steps of the input space."""
+    low, high = bench.task.space.box(x)
+    return np.asarray(torch.round((x - low) / (high - low) * LEVELS).to(torch.uint8).cpu().numpy())
 
 
 def likeness(pictures: Floats, means: Floats) -> Floats:
