@@ -59,6 +59,7 @@ COLUMNS = {
     ),
     "inversion": (
         "evaluator_accuracy",
+        "plain_evaluator_accuracy",
         "identification",
         "ncc",
         "ncc_other",

@@ -67,6 +67,10 @@ METRICS = {
         "Recognised",
         "Share of classes whose reconstruction an evaluator that never saw the system takes for theirs.",
     ),
+    "plain_evaluator_accuracy": (
+        "Recognised as it is",
+        "The same by an evaluator that sees brightness and contrast.",
+    ),
     "identification": (
         "Most alike",
         "Share of classes whose reconstruction is more like the mean of their inputs than of any other's.",

@@ -1,7 +1,7 @@
-"""ORL faces: forty people of whom a system knows six photographs each; the customary target of model inversion.
+"""ORL faces: people of whom a system knows seven photographs each; the customary target of model inversion.
 
 Source: Samaria & Harter 1994, WACV, the AT&T (once ORL) Database of Faces; inverted by Fredrikson, Jha & Ristenpart 2015,
-CCS (seven photographs of each to train on there, three to test).
+CCS, section 5 (seven photographs of each to train on, three to test).
 """
 
 import os
@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from firstline.benchmark.core.contracts import Architecture, Task
@@ -24,7 +24,8 @@ from firstline.benchmark.core.training import Recipe
 from firstline.tasks.splits import cause, verified
 
 PEOPLE, SHOTS, HEIGHT, WIDTH = 40, 10, 112, 92
-KNOWN, TESTED = 6, 3  # photographs of each in train and test; the last one is aux
+KNOWN = 7  # photographs of each in train; the other three are test
+PUBLIC = 10  # people who are no classes, by default
 WHERE = "the AT&T Laboratories Cambridge Database of Faces (att_faces.zip)"
 
 Photographs = NDArray[np.uint8]
@@ -33,7 +34,10 @@ Photographs = NDArray[np.uint8]
 @task("orl-faces")
 @dataclass(frozen=True)
 class OrlFaces(Task):
-    """400 grey photographs of 40 people, halved to 56 x 46 pixels: six of each in train, three in test, one in aux.
+    """400 grey photographs of 40 people, halved to 56 x 46 pixels: of each class seven are in train, three in test.
+
+    The last `public` people are no classes. Their photographs are aux, faces that an attacker may know; their labels
+    there go around and say nothing. public=0 is the paper's task: all 40 are classes, and aux is empty.
 
     network is 'softmax' (a regression), 'mlp' (300 hidden units, sigmoid) or 'autoencoder' (two sigmoid layers of 300
     and 100, and a softmax on these). shrink is by how much the sides are divided: 1, 2 or 4.
@@ -41,18 +45,25 @@ class OrlFaces(Task):
 
     modality = "image"
     licence = "for research, with credit to AT&T Laboratories Cambridge"
-    classes = PEOPLE
     eps = {"linf": 8 / 255, "l2": 1.0}  # noqa: RUF012 - settings are the only state
 
+    public: int = PUBLIC
     network: str = "softmax"
     shrink: int = 2
 
     @property
+    def classes(self) -> int:  # type: ignore[override]
+        """The people that the system tells apart."""
+        if not 0 <= self.public <= PEOPLE - 2:
+            raise FirstlineError(f"{self}: public is a number of people from 0 to {PEOPLE - 2}")
+        return PEOPLE - self.public
+
+    @property
     def space(self) -> InputSpace:  # type: ignore[override]
-        """Grey values from 0 to 1, as fine as means of 8-bit pixels are."""
+        """Grey values from 0 to 1, on the 8-bit grid."""
         if self.shrink not in (1, 2, 4):
             raise FirstlineError(f"{self}: shrink is 1, 2 or 4")
-        return InputSpace(shape=(1, HEIGHT // self.shrink, WIDTH // self.shrink))
+        return InputSpace(shape=(1, HEIGHT // self.shrink, WIDTH // self.shrink), grid=1 / 255)
 
     def load(self, folder: Path | None) -> Splits:
         """Return the splits: x float32 (n, 1, height, width).
@@ -69,12 +80,12 @@ class OrlFaces(Task):
             photographs = _unpacked(packed) if os.path.isfile(packed) else _pictures(place)
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise DataProblem(f"{self.name}: {place} can't be read ({cause(error)}); {remedy}") from None
-        x = torch.from_numpy(photographs).float().div(255)
+        x = torch.from_numpy(photographs).double()
         x = avg_pool2d(x, self.shrink) if self.shrink > 1 else x
-        y = torch.arange(PEOPLE)[:, None].expand(PEOPLE, SHOTS)
-        cuts = (slice(0, KNOWN), slice(KNOWN, KNOWN + TESTED), slice(KNOWN + TESTED, SHOTS))
+        x = (x.round() / 255).float()
+        own, others = x[: self.classes], x[self.classes :]
         parts = (
-            Data.of(x[:, cut].reshape(-1, *self.space.shape), y[:, cut].flatten().clone()) for cut in cuts
+            _rows(part, self.classes, self.space.shape) for part in (own[:, :KNOWN], own[:, KNOWN:], others)
         )
         return verified(Splits(*parts), self.fingerprint, f"{self.name} in {place}")
 
@@ -83,9 +94,9 @@ class OrlFaces(Task):
         """The one network that was asked for."""
         pixels = self.space.shape[1] * self.space.shape[2]
         kinds = {
-            "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(pixels, PEOPLE)),
+            "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(pixels, self.classes)),
             "mlp": lambda: nn.Sequential(
-                nn.Flatten(), nn.Linear(pixels, 300), nn.Sigmoid(), nn.Linear(300, PEOPLE)
+                nn.Flatten(), nn.Linear(pixels, 300), nn.Sigmoid(), nn.Linear(300, self.classes)
             ),
             "autoencoder": lambda: nn.Sequential(
                 nn.Flatten(),
@@ -93,13 +104,19 @@ class OrlFaces(Task):
                 nn.Sigmoid(),
                 nn.Linear(300, 100),
                 nn.Sigmoid(),
-                nn.Linear(100, PEOPLE),
+                nn.Linear(100, self.classes),
             ),
         }
         if self.network not in kinds:
             raise not_found("network of orl-faces", self.network, kinds)
         epochs = {"softmax": 60, "mlp": 150, "autoencoder": 300}[self.network]
         return {self.network: Architecture(kinds[self.network], Recipe(epochs=epochs, batch=40, rate=1e-3))}
+
+
+def _rows(x: Tensor, classes: int, shape: tuple[int, ...]) -> Data:
+    """Return photographs x (people, shots, height, width) as data, in their order."""
+    labels = torch.arange(len(x))[:, None].expand(x.shape[:2]) % classes
+    return Data.of(x.reshape(-1, *shape), labels.flatten())
 
 
 def _unpacked(path: Path) -> Photographs:

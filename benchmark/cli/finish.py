@@ -167,7 +167,7 @@ def export(
     from firstline.benchmark.run.tracking import sync
 
     def files(record: "Record | StreamRecord") -> list[Path]:
-        paths = (store.record_path, store.outcomes_path, store.stream_path)
+        paths = (store.record_path, store.outcomes_path, store.picture_path, store.stream_path)
         return [path(record.key) for path in paths]  # those that do not exist are left out
 
     fresh = sync(wanted, uri, files=files, artifacts=store.root / "mlflow-artifacts")

@@ -132,6 +132,9 @@ LIMITS: dict[str, Limit] = {
     "audit_excess": Limit(
         8, "the attack's right guesses refute the claimed privacy: the epsilon that they prove is {value} above it (limit {limit})", STEINKE, None, 0.0, form=".2f"
     ),
+    "victim_accuracy": Limit(
+        9, "the system itself is right about {value} of the test examples (limit {limit}): it has little to give away", OURS, 0.8, 0.5, high=False
+    ),
     "evaluator_error": Limit(
         9, "the evaluator itself is wrong about {value} of the training inputs (limit {limit})", OURS, 0.25, 0.5
     ),

@@ -181,20 +181,23 @@ class UpdateOutcome(Outcome):
 
 @dataclass(frozen=True)
 class InversionOutcome(Outcome):
-    """Per class its reconstruction and the mean of its training inputs, (classes, *shape), and how alike the two are.
+    """Per class its reconstruction (classes, *shape), in 255ths of the way through the input space, and what it is like.
 
-    likeness holds normalised cross-correlations with the means of all classes (classes, classes); evaluator_score
-    (classes, classes) is what an evaluator says of each reconstruction; nearest_distance, in l2, is to the closest
-    training input of the class. victim_answer and victim_right are the system's answers to the reconstructions, and
-    whether it is right about each drawn test example.
+    likeness holds normalised cross-correlations with the mean training inputs of all classes (classes, classes);
+    evaluator_score (classes, classes) is what an evaluator says of each reconstruction that does not see brightness and
+    contrast, plain_score one that does. psnr and ssim (images alone) are to the mean training input of the class,
+    nearest_distance, in l2, is to the closest one. victim_answer and victim_right are the system's answers to the
+    reconstructions, and whether it is right about each drawn test example.
     """
 
     vector = "inversion"
     label: Ints
-    reconstruction: Floats
-    class_mean: Floats
+    reconstruction: NDArray[np.uint8]
     likeness: Floats
     evaluator_score: Floats
+    plain_score: Floats
+    psnr: Floats
     nearest_distance: Floats
     victim_answer: Ints
     victim_right: Bools
+    ssim: Floats | None = None

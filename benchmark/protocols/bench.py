@@ -149,7 +149,8 @@ def drawn(rng: Streams, name: str, available: int, count: int) -> Tensor:
 class Measured:
     """What a protocol found: outcomes, metrics, curves, diagnostics, the gate's verdict and the attack's cost.
 
-    unresolved holds, of each measure for which the sample is too small, the ends between which it lies.
+    unresolved holds, of each measure for which the sample is too small, the ends between which it lies. picture is a
+    PNG file for people to look at; it may show training data, and is no part of the record.
     """
 
     outcome: Outcome
@@ -160,6 +161,7 @@ class Measured:
     gate: Gate = field(default_factory=lambda: Gate(verdict="pass", reasons=[]))
     queries: int = 0
     gradients: int = 0
+    picture: bytes | None = None
 
 
 def answered(answers: Tensor) -> Tensor:

@@ -173,7 +173,9 @@ def run_cell(cell: Cell, group: Group) -> Record:
     except ValidationError as error:  # numbers that can't be true: an identity of the protocol is broken
         record = make_record(cell, group.job, started, cost, error=describe(error, "measure"))
         measured = None
-    return group.store.write(record, measured.outcome.arrays() if measured else None)
+    if measured is None:
+        return group.store.write(record, None)
+    return group.store.write(record, measured.outcome.arrays(), measured.picture)
 
 
 def describe(error: BaseException, stage: str) -> Failure:

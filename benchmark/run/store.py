@@ -2,6 +2,7 @@
 
     records/ab/<key>.json       one record per cell, immutable, written last
     outcomes/ab/<key>.safetensors   its per-example arrays
+    pictures/ab/<key>.png       of inversion: what was rebuilt below what it is of (training data: not for publication)
     streams/ab/<key>.json       one record per stream, immutable
     fits/ab/<key>.safetensors   fitted systems (a cache: may be deleted), with <key>.json beside them
     log.jsonl                   one line per record written, each with the hash of the line before
@@ -107,6 +108,17 @@ class Store:
         """Return where the per-example arrays of a cell are, if it has any. A record's own path is not trusted."""
         return self._path("outcomes", key, ".safetensors")
 
+    def picture_path(self, key: str) -> Path:
+        """Return where the picture of a cell is, if it has any."""
+        return self._path("pictures", key, ".png")
+
+    def picture(self, record: "Record") -> bytes | None:
+        """Return the picture of a record, None where it has none."""
+        try:
+            return self.picture_path(record.key).read_bytes()
+        except OSError:
+            return None
+
     def glance(self, key: str) -> dict[str, Any] | None:
         """Return the record of a cell as plain data without checking it, or None where there is none or it is damaged."""
         try:
@@ -142,12 +154,16 @@ class Store:
         for key in self.record_keys():
             yield self.read(key)
 
-    def write(self, record: "Record", arrays: "dict[str, NDArray[Any]] | None") -> "Record":
-        """Write the per-example arrays, then the record that names them; return the record as written."""
+    def write(
+        self, record: "Record", arrays: "dict[str, NDArray[Any]] | None", picture: bytes | None = None
+    ) -> "Record":
+        """Write the picture and the per-example arrays, then the record that names these; return it as written."""
         from safetensors.numpy import save
 
         from firstline.benchmark.core.record import OutcomeFile
 
+        if picture is not None:
+            write_whole(self.picture_path(record.key), picture)
         if arrays is not None:
             data = save({name: small(array) for name, array in arrays.items()})
             path = self.outcomes_path(record.key)

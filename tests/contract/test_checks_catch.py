@@ -16,10 +16,12 @@ from firstline.benchmark.core import catalog, registry
 from firstline.benchmark.core.contracts import (
     Architecture,
     Attack,
+    AttributeInference,
     Context,
     Defense,
     Evasion,
     Incident,
+    Inversion,
     Item,
     Membership,
     PoisonedData,
@@ -294,6 +296,54 @@ class Rate(Membership):
         return self.how(len(candidates))
 
 
+BRIGHT = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+
+
+@dataclass(frozen=True)
+class Draw(Inversion):
+    """Asks once, or not at all, and reconstructs what a function says."""
+
+    name = "draw"
+    version = 1
+    needs = ("labels",)
+    goals = ("classes",)
+
+    how: Callable[[], Tensor] = lambda: BRIGHT
+    asks: bool = True
+
+    def reconstruct(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> Tensor:
+        if self.asks:
+            target.labels(torch.zeros(1, 1, 8, 8))
+        return self.how()
+
+
+@dataclass(frozen=True)
+class Guess(AttributeInference):
+    """Asks once, or not at all, and scores every value of every person by a function of their number."""
+
+    name = "guess"
+    version = 1
+    needs = ("labels",)
+    goals = ("attribute",)
+
+    how: Hook = torch.zeros
+    asks: bool = True
+
+    def infer(
+        self,
+        target: Target,
+        options: Tensor,
+        y: Tensor,
+        aux: Data,
+        feature: int,
+        threat: Threat,
+        rng: Streams,
+    ) -> Tensor:
+        if self.asks:
+            target.labels(options[:1, 0])
+        return self.how(*options.shape[:2])
+
+
 @dataclass(frozen=True)
 class Small(Blobs):
     """The oracle, with a fault in its data or its networks."""
@@ -408,6 +458,17 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (attacks.scores, Rate(lambda n: torch.full((n,), torch.nan)), "some scores are NaN"),
     (attacks.scores, Rate(lambda n: torch.zeros(n, 1)), r"scores have shape \(32, 1\)"),
     (attacks.scores, Rate(lambda n: torch.rand(n, generator=CHAOS)), "the same seed gave other scores"),
+    (attacks.pictures, Draw(asks=False), "it asked nothing"),
+    (attacks.pictures, Draw(lambda: BRIGHT + 0 * torch.rand(())), "the global random state changed"),
+    (attacks.pictures, Draw(lambda: BRIGHT[:1]), r"reconstructions have shape \(1, 1, 8, 8\)"),
+    (attacks.pictures, Draw(lambda: BRIGHT * 2), "1 of 2 examples outside the allowed range"),
+    (attacks.pictures, Draw(lambda: BRIGHT * torch.rand((), generator=CHAOS)), "the same seed gave other reconstructions"),
+    (attacks.pictures, Draw(lambda: 1 - BRIGHT), "the bright class came out darker"),
+    (attacks.guesses, Guess(asks=False), "it asked nothing"),
+    (attacks.guesses, Guess(lambda n, v: torch.zeros(n, v) + 0 * torch.rand(())), "the global random state changed"),
+    (attacks.guesses, Guess(lambda n, v: torch.zeros(n)), r"scores have shape \(40,\)"),
+    (attacks.guesses, Guess(lambda n, v: torch.full((n, v), torch.nan)), "some scores are NaN"),
+    (attacks.guesses, Guess(lambda n, v: torch.rand(n, v, generator=CHAOS)), "the same seed gave other scores"),
     (defenses.same_weights, quick(train=fill), "differs between two fits with one seed"),
     (defenses.global_state, quick(collect=draw), "the global random state changed"),
     (defenses.global_state, answering(lambda s, z, x, rng: z + torch.rand(())), "the global random state changed"),
