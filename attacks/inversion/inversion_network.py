@@ -75,9 +75,12 @@ class InversionNetwork(Inversion):
 
 
 def _of_classes(told: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """What stands for each class, (classes, classes): the mean of told (n, classes) with its label, or a sure answer."""
-    sure = torch.eye(classes, device=told.device) * float(told.abs().max())
-    sure = sure - sure.mean(1, keepdim=True)
+    """What stands for each class, (classes, classes): the mean of told (n, classes) with its label, or a sure answer.
+
+    A sure answer is as sure as those that the network has seen are on average: far beyond them it draws noise.
+    """
+    sure = torch.eye(classes, device=told.device)
+    sure = (sure - 1 / classes) * told.amax(1).mean() / (1 - 1 / classes)
     return torch.stack(
         [told[labels == c].mean(0) if bool((labels == c).any()) else sure[c] for c in range(classes)]
     )

@@ -70,6 +70,7 @@ def quarters(found: torch.Tensor) -> torch.Tensor:
         (MiFace(rate=1.0), "inversion/white/classes"),
         (MiFace(start="mean", rate=1.0), "inversion/white/classes"),
         (MiFaceQueries(), "inversion/black/classes"),
+        (MiFaceQueries(probes=25, steps=200), "inversion/black/classes"),
         (ExtractThenInvert(rate=1.0), "inversion/gray/classes,queries=100"),
         (InversionNetwork(epochs=50), "inversion/black/classes,aux=yes"),
         (BoundaryRepulsion(), "inversion/black/classes,aux=yes,answers=labels"),
@@ -104,6 +105,16 @@ def test_rounding_stops_estimated_gradients_and_not_the_true_ones():
     target, threat = door(coarse, "inversion/white/classes")
     seen = quarters(MiFace(rate=1.0, steps=200).reconstruct(target, None, threat, Streams(0)))
     assert seen.argmax(1).tolist() == list(range(CLASSES))
+
+
+def test_differences_of_single_features_are_the_gradient():
+    target, threat = door(threat="inversion/black/classes")
+    counted = MiFaceQueries(steps=3, sigma=1e-3).reconstruct(target, None, threat, Streams(0))
+    assert int(target.queries.sum()) == 3 * CLASSES * (SIDE * SIDE + 1)
+    target, threat = door()
+    exact = MiFace(steps=3, rate=10.0).reconstruct(target, None, threat, Streams(0))
+    assert torch.allclose(counted, exact, atol=0.02)
+    assert exact.max() > 0.3
 
 
 def test_estimated_gradients_stay_within_the_budget():
