@@ -19,6 +19,7 @@ from firstline.benchmark.core.contracts import (
     Context,
     Defense,
     Evasion,
+    Extraction,
     Incident,
     Item,
     Membership,
@@ -295,6 +296,54 @@ class Rate(Membership):
 
 
 @dataclass(frozen=True)
+class Steal(Extraction):
+    """Copies by a function of the target and the data it is lent, after so many queries."""
+
+    name = "steal"
+    version = 1
+    needs = ("labels",)
+    goals = ("labels",)
+
+    how: Hook = lambda target, aux: target.system
+    asks: int = 1
+
+    def extract(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> nn.Module:
+        target.labels(torch.zeros(self.asks, 1, 8, 8))
+        return self.how(target, aux)
+
+
+class Copied(nn.Module):
+    """Answers as the system does, and then by a function."""
+
+    def __init__(self, how: Hook = lambda logits: logits) -> None:
+        super().__init__()
+        self.system, self.how = Blobs().best(), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.system.respond(x, torch.Generator()).logits)
+
+
+def copied(how: Hook) -> Hook:
+    return lambda target, aux: Copied(how)
+
+
+def soil_loan(target: Target, aux: Data) -> nn.Module:
+    aux.x.mul_(0.5)
+    return Copied()
+
+
+def spoil_victim(target: Target, aux: Data) -> nn.Module:
+    spoil(target.system)
+    return Copied()
+
+
+def hears_all(target: Target, aux: Data) -> nn.Module:
+    """Counts on every answer to be a class."""
+    told = target.labels(torch.zeros(min(8, int(target.left())), 1, 8, 8))
+    return Copied(lambda logits: logits / (told >= 0).all())
+
+
+@dataclass(frozen=True)
 class Small(Blobs):
     """The oracle, with a fault in its data or its networks."""
 
@@ -408,6 +457,19 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (attacks.scores, Rate(lambda n: torch.full((n,), torch.nan)), "some scores are NaN"),
     (attacks.scores, Rate(lambda n: torch.zeros(n, 1)), r"scores have shape \(32, 1\)"),
     (attacks.scores, Rate(lambda n: torch.rand(n, generator=CHAOS)), "the same seed gave other scores"),
+    (attacks.copies, Steal(copied(lambda z: z), asks=0), "labels: it asked nothing"),
+    (attacks.copies, Steal(lambda t, aux: aux.x), "labels: extract returned a Tensor"),
+    (attacks.copies, Steal(copied(lambda z: z[:, :1])), r"the copy answers in shape \(256, 1\)"),
+    (attacks.copies, Steal(copied(lambda z: z * torch.nan)), "the copy's logits are no numbers"),
+    (attacks.copies, Steal(copied(lambda z: z + torch.rand(1, generator=CHAOS))), "the same seed gave another copy"),
+    (attacks.copies, Steal(copied(lambda z: z + torch.rand(1))), "the global random state changed"),
+    (attacks.copies, Steal(copied(lambda z: -z)), "agrees on 0% of the inputs"),
+    (attacks.copies, Steal(soil_loan), "it wrote to the data it was lent"),
+    (attacks.copies, Steal(spoil_victim), "the system's parameters changed"),
+    (attacks.little_heard, Steal(copied(lambda z: z), asks=2), "labels: .* grants 1 queries in all; the attack asked for 2"),
+    (attacks.little_heard, Steal(copied(lambda z: z.log())), "after 1 queries to Bare the copy's logits are no numbers"),
+    (attacks.little_heard, Steal(lambda t, aux: t.architecture()), "labels: .* does not grant"),
+    (attacks.little_heard, Steal(hears_all), "after 60 queries to Partial"),
     (defenses.same_weights, quick(train=fill), "differs between two fits with one seed"),
     (defenses.global_state, quick(collect=draw), "the global random state changed"),
     (defenses.global_state, answering(lambda s, z, x, rng: z + torch.rand(())), "the global random state changed"),
