@@ -1,4 +1,7 @@
-"""Substitutes from a handful of seeds. Source: Papernot et al. 2017, arXiv:1602.02697, algorithm 1."""
+"""Substitutes from a handful of seeds.
+
+Sources: Papernot et al. 2017, arXiv:1602.02697, algorithm 1, with the step's sign from the authors' cleverhans.
+"""
 
 from dataclasses import dataclass
 
@@ -18,14 +21,16 @@ class JacobianAugmentation(Thief):
     """Ask about `seeds` rows of one's own; then again and again about all points so far, each moved by `step`.
 
     A point moves by the sign of the slope of the copy's output for the class that the system gave it, so that the set
-    doubles in each round; the paper has 150 seeds, six rounds and a step of 0.1. Labels are all it asks for. As many
-    points as the budget has left are asked in the last round.
+    doubles in each round; the paper has 150 seeds, six rounds and a step of 0.1. For `period` rounds points go down
+    that slope, towards the boundary, for as many up it, and so on, as in the authors' code. Labels are all it asks
+    for. As many points as the budget has left are asked in the last round.
     """
 
     soft: bool = False
     seeds: int = 150
     step: float = 0.1
     rounds: int = 6
+    period: int = 3
 
     needs = ("labels", "aux")
 
@@ -39,7 +44,8 @@ class JacobianAugmentation(Thief):
                 break
             stream = rng.child(f"round {turn}")
             copy = self.draft(target, found, stream)
-            ways = climbing(copy, found)
+            down = turn // max(1, self.period) % 2 == 0
+            ways = climbing(copy, found) * (-1 if down else 1)
             chosen = shuffled(len(found), stream, "kept")[:left].sort().values.to(ways.device)
             found = found + self.ask(target, target.space.round((found.x + self.step * ways)[chosen]))
         return found

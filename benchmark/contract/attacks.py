@@ -24,9 +24,10 @@ from firstline.benchmark.core.contracts import (
 )
 from firstline.benchmark.core.corruptions import region_of
 from firstline.benchmark.core.data import Data
+from firstline.benchmark.core.errors import AccessDenied, BudgetExhausted, FirstlineError
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
-from firstline.benchmark.core.system import Bare, System
+from firstline.benchmark.core.system import Bare, Response, System
 from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import GOALS, VECTORS, Threat
 
@@ -229,18 +230,22 @@ def scores(attack: Membership, folder: Path | None) -> None:
 def copies(attack: Extraction, folder: Path | None) -> None:
     """Returns a copy that answers with logits, within its budget, the same for the same seed."""
     system, task = Blobs().best(), Blobs()
+    weights = {name: tensor.clone() for name, tensor in system.state_dict().items()}
     for goal in attack.goals:
         threat = Threat.parse(f"extraction/white/{goal}:200")
         test, found = task.load(None).test, []
         before = torch.get_rng_state()
-        for _ in range(2):
+        for _ in range(2 if goal == attack.goals[0] else 1):
             aux = task.load(None).aux
             target = _target(system, threat, None)
-            copy = attack.extract(target, Data(aux.x.clone(), aux.y, aux.ids), threat, Streams(0))
+            lent = Data(aux.x.clone(), aux.y.clone(), aux.ids.clone())
+            copy = attack.extract(target, lent, threat, Streams(0))
+            assert isinstance(copy, nn.Module), f"{goal}: extract returned a {type(copy).__name__}"
+            assert torch.equal(lent.x, aux.x) and torch.equal(lent.y, aux.y), (
+                f"{goal}: it wrote to the data it was lent"
+            )
             assert int(target.queries.sum()) > 0 or "control" in attack.tags, f"{goal}: it asked nothing"
-            weight = next((p for p in copy.parameters() if p.is_floating_point()), test.x)
-            with torch.no_grad():
-                found.append(copy.eval()(test.x.to(weight.dtype)))
+            found.append(_answered(copy, test.x))
         assert torch.equal(before, torch.get_rng_state()), (
             f"{goal}: the global random state changed; draw from rng"
         )
@@ -248,9 +253,55 @@ def copies(attack: Extraction, folder: Path | None) -> None:
             f"{goal}: the copy answers in shape {tuple(found[0].shape)}"
         )
         assert torch.isfinite(found[0]).all(), f"{goal}: some of the copy's logits are no numbers"
-        assert torch.equal(found[0], found[1]), f"{goal}: the same seed gave another copy"
+        assert torch.equal(found[0], found[-1]), f"{goal}: the same seed gave another copy"
+        assert all(torch.equal(weights[name], tensor) for name, tensor in system.state_dict().items()), (
+            f"{goal}: the system's parameters changed"
+        )
         agreed = (found[0].argmax(1) == system.respond(test.x, torch.Generator()).labels).double().mean()
         assert agreed > 0.6, f"{goal}: the copy of a linear system agrees on {agreed:.0%} of the inputs"
+
+
+@applies_to(Extraction)
+def little_heard(attack: Extraction, folder: Path | None) -> None:
+    """Gets by with few queries, refusals and answers that are no numbers, or says in words that it can't."""
+    task, test = Blobs(), Blobs().load(None).test
+    goal, knowledge = attack.goals[0], "gray" if "architecture" in attack.needs else "black"
+    lent = task.load(None).aux if "aux" in attack.needs else None
+    for budget, system in ((1, task.best()), (60, Partial())):
+        threat = Threat.parse(f"extraction/{knowledge}/{goal}:{budget},aux={'yes' if lent else 'no'}")
+        try:
+            copy = attack.extract(_target(system, threat, None), lent, threat, Streams(0))
+        except (BudgetExhausted, AccessDenied) as error:
+            raise AssertionError(f"{goal}: {error}") from error
+        except FirstlineError:
+            continue  # too few answers for this attack, and it says so
+        assert torch.isfinite(_answered(copy, test.x)).all(), (
+            f"{goal}: after {budget} queries to {type(system).__name__} the copy's logits are no numbers"
+        )
+
+
+class Partial(System):
+    """The best classifier, which refuses a third of what it is asked, and answers another third with what is no number."""
+
+    def __init__(self) -> None:
+        super().__init__(Blobs().best())
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        """Return logits and acceptance for x (n, *shape), by the place in the batch."""
+        kind = torch.arange(len(x), device=x.device) % 3
+        logits = self._inside().respond(x, rng).logits
+        return Response(
+            torch.where(kind[:, None] == 1, torch.nan, logits),
+            torch.where(kind == 2, -1.0, torch.ones(len(x), device=x.device)),
+        )
+
+
+def _answered(copy: nn.Module, x: Tensor) -> Tensor:
+    """The logits of a copy for x (n, *shape), which is typed as its weights are."""
+    weight = next((p for p in copy.parameters() if p.is_floating_point()), x)
+    with torch.no_grad():
+        logits: Tensor = copy.eval()(x.to(weight.dtype))
+    return logits
 
 
 def _unsure() -> System:

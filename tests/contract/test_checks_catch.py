@@ -20,6 +20,8 @@ from firstline.benchmark.core.contracts import (
     Context,
     Defense,
     Evasion,
+    Extraction,
+    GradientLeakage,
     Incident,
     Inversion,
     Item,
@@ -27,6 +29,7 @@ from firstline.benchmark.core.contracts import (
     PoisonedData,
     Poisoning,
     Task,
+    Update,
 )
 from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import DataProblem
@@ -318,6 +321,24 @@ class Draw(Inversion):
 
 
 @dataclass(frozen=True)
+class Rebuild(GradientLeakage):
+    """Returns inputs and labels that it is told to, whatever the update."""
+
+    name = "rebuild"
+    version = 1
+    needs = ("gradients",)
+    goals = ("updates",)
+
+    x: Hook = lambda: BRIGHT
+    y: Hook = lambda: torch.arange(2)
+
+    def rebuild(
+        self, update: Update, space: InputSpace, classes: int, aux: Data | None, rng: Streams
+    ) -> tuple[Tensor, Tensor]:
+        return self.x(), self.y()
+
+
+@dataclass(frozen=True)
 class Guess(AttributeInference):
     """Asks once, or not at all, and scores every value of every person by a function of their number."""
 
@@ -342,6 +363,54 @@ class Guess(AttributeInference):
         if self.asks:
             target.labels(options[:1, 0])
         return self.how(*options.shape[:2])
+
+
+@dataclass(frozen=True)
+class Steal(Extraction):
+    """Copies by a function of the target and the data it is lent, after so many queries."""
+
+    name = "steal"
+    version = 1
+    needs = ("labels",)
+    goals = ("labels",)
+
+    how: Hook = lambda target, aux: target.system
+    asks: int = 1
+
+    def extract(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> nn.Module:
+        target.labels(torch.zeros(self.asks, 1, 8, 8))
+        return self.how(target, aux)
+
+
+class Copied(nn.Module):
+    """Answers as the system does, and then by a function."""
+
+    def __init__(self, how: Hook = lambda logits: logits) -> None:
+        super().__init__()
+        self.system, self.how = Blobs().best(), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.system.respond(x, torch.Generator()).logits)
+
+
+def copied(how: Hook) -> Hook:
+    return lambda target, aux: Copied(how)
+
+
+def soil_loan(target: Target, aux: Data) -> nn.Module:
+    aux.x.mul_(0.5)
+    return Copied()
+
+
+def spoil_victim(target: Target, aux: Data) -> nn.Module:
+    spoil(target.system)
+    return Copied()
+
+
+def hears_all(target: Target, aux: Data) -> nn.Module:
+    """Counts on every answer to be a class."""
+    told = target.labels(torch.zeros(min(8, int(target.left())), 1, 8, 8))
+    return Copied(lambda logits: logits / (told >= 0).all())
 
 
 @dataclass(frozen=True)
@@ -464,11 +533,30 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (attacks.pictures, Draw(lambda: BRIGHT * 2), "1 of 2 examples outside the allowed range"),
     (attacks.pictures, Draw(lambda: BRIGHT * torch.rand((), generator=CHAOS)), "the same seed gave other reconstructions"),
     (attacks.pictures, Draw(lambda: 1 - BRIGHT), "the bright class came out darker"),
+    (attacks.batches, Rebuild(lambda: BRIGHT + 0 * torch.rand(())), "the global random state changed"),
+    (attacks.batches, Rebuild(lambda: BRIGHT[:1]), r"inputs have shape \(1, 1, 8, 8\)"),
+    (attacks.batches, Rebuild(lambda: BRIGHT * 2), "1 of 2 examples outside the allowed range"),
+    (attacks.batches, Rebuild(lambda: BRIGHT * torch.rand((), generator=CHAOS)), "the same seed gave other inputs"),
+    (attacks.batches, Rebuild(y=lambda: torch.arange(3)), r"labels have shape \(3,\)"),
+    (attacks.batches, Rebuild(y=lambda: torch.zeros(2)), "the labels of one row of each class"),
     (attacks.guesses, Guess(asks=False), "it asked nothing"),
     (attacks.guesses, Guess(lambda n, v: torch.zeros(n, v) + 0 * torch.rand(())), "the global random state changed"),
     (attacks.guesses, Guess(lambda n, v: torch.zeros(n)), r"scores have shape \(40,\)"),
     (attacks.guesses, Guess(lambda n, v: torch.full((n, v), torch.nan)), "some scores are NaN"),
     (attacks.guesses, Guess(lambda n, v: torch.rand(n, v, generator=CHAOS)), "the same seed gave other scores"),
+    (attacks.copies, Steal(copied(lambda z: z), asks=0), "labels: it asked nothing"),
+    (attacks.copies, Steal(lambda t, aux: aux.x), "labels: extract returned a Tensor"),
+    (attacks.copies, Steal(copied(lambda z: z[:, :1])), r"the copy answers in shape \(256, 1\)"),
+    (attacks.copies, Steal(copied(lambda z: z * torch.nan)), "the copy's logits are no numbers"),
+    (attacks.copies, Steal(copied(lambda z: z + torch.rand(1, generator=CHAOS))), "the same seed gave another copy"),
+    (attacks.copies, Steal(copied(lambda z: z + torch.rand(1))), "the global random state changed"),
+    (attacks.copies, Steal(copied(lambda z: -z)), "agrees on 0% of the inputs"),
+    (attacks.copies, Steal(soil_loan), "it wrote to the data it was lent"),
+    (attacks.copies, Steal(spoil_victim), "the system's parameters changed"),
+    (attacks.little_heard, Steal(copied(lambda z: z), asks=2), "labels: .* grants 1 queries in all; the attack asked for 2"),
+    (attacks.little_heard, Steal(copied(lambda z: z.log())), "after 1 queries to Bare the copy's logits are no numbers"),
+    (attacks.little_heard, Steal(lambda t, aux: t.architecture()), "labels: .* does not grant"),
+    (attacks.little_heard, Steal(hears_all), "after 60 queries to Partial"),
     (defenses.same_weights, quick(train=fill), "differs between two fits with one seed"),
     (defenses.global_state, quick(collect=draw), "the global random state changed"),
     (defenses.global_state, answering(lambda s, z, x, rng: z + torch.rand(())), "the global random state changed"),
