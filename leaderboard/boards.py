@@ -148,12 +148,17 @@ def pareto(
             )
         return made
 
+    drawn = [p for p in points if not p["control"]]
+    lows = [
+        mark.y if mark.lo is None else mark.lo for mark in marks([(0, p) for p in drawn], "score", "best_use")
+    ]
+    heights = charts.shares(lows)
     if len(usable) >= 3:
         x = charts.shares([p["utility"] for _, p in usable])
         label = f"Security against utility: {len(usable)} defenses; the table below has the numbers."
         x_title = "Clean accuracy" if board["vector"] == "evasion" else "Utility"
         svg = charts.scatter(
-            marks(usable, "utility", "best_use"), x, charts.shares(), x_title, title, label, size=size
+            marks(usable, "utility", "best_use"), x, heights, x_title, title, label, size=size
         )
         found.append({"title": f"Security against {x_title.lower()}", "svg": svg})
     priced = [(number, p) for number, p in enumerate(points, start=1) if p["fit"] and not p["control"]]
@@ -163,7 +168,7 @@ def pareto(
         svg = charts.scatter(
             marks(priced, "fit", "best_cost"),
             x,
-            charts.shares(),
+            heights,
             "Seconds to fit",
             title,
             label,

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from firstline.leaderboard.words import brief
 
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 38.0  # margins around the axes of a chart
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 20.0, 24.0, 38.0  # margins around the axes of a chart
 
 
 class Point(NamedTuple):
@@ -116,7 +116,7 @@ def _frame(width: float, height: float, x: Axis, y: Axis, x_title: str, y_title:
         f'<text class="title" x="{_n(LEFT + w)}" y="{_n(height - 6)}" text-anchor="end">{escape(x_title)}</text>'
     )
     if y_title:
-        parts.append(f'<text class="title" x="{_n(LEFT + 6)}" y="{_n(TOP + 12)}">{escape(y_title)}</text>')
+        parts.append(f'<text class="title" x="{_n(LEFT - 6)}" y="11">{escape(y_title)}</text>')
     return parts
 
 

@@ -122,7 +122,7 @@ def _charts(by_vector: Mapping[str, Sequence[Summary]]) -> list[dict[str, Any]]:
     """Trade-offs of the boards with most entries, at most two of a vector, each of another task where there are."""
     found = []
     for own in by_vector.values():
-        wide = sorted(own, key=lambda b: (-sum(e["rank"] is not None for e in b["entries"]), b["id"]))
+        wide = sorted(own, key=_weight)
         tasks: set[str] = set()
         for board in wide:
             points = tradeoffs(board)
@@ -132,6 +132,11 @@ def _charts(by_vector: Mapping[str, Sequence[Summary]]) -> list[dict[str, Any]]:
                 best = [p["name"] for p in points if p["best_use"]]
                 found.append({"board": board, "svg": drawn[0]["svg"], "best": best})
     return found[:MOST_CHARTS]
+
+
+def _weight(board: Summary) -> tuple[Any, ...]:
+    """What puts a board first on the overview: most entries with a rank, and the attacker who sees most."""
+    return (-sum(e["rank"] is not None for e in board["entries"]), board["knowledge"] != "white", board["id"])
 
 
 def _changes(boards: Sequence[Summary]) -> list[dict[str, Any]]:

@@ -109,10 +109,10 @@ def test_rounding_stops_estimated_gradients_and_not_the_true_ones():
 
 def test_differences_of_single_features_are_the_gradient():
     target, threat = door(threat="inversion/black/classes")
-    counted = MiFaceQueries(steps=3, sigma=1e-3).reconstruct(target, None, threat, Streams(0))
+    counted = MiFaceQueries(steps=3, sigma=1e-3, enough=1.0).reconstruct(target, None, threat, Streams(0))
     assert int(target.queries.sum()) == 3 * CLASSES * (SIDE * SIDE + 1)
     target, threat = door()
-    exact = MiFace(steps=3, rate=10.0).reconstruct(target, None, threat, Streams(0))
+    exact = MiFace(steps=3, rate=10.0, enough=1.0).reconstruct(target, None, threat, Streams(0))
     assert torch.allclose(counted, exact, atol=0.02)
     assert exact.max() > 0.3
 
