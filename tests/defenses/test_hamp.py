@@ -11,7 +11,8 @@ from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System
-from firstline.defenses.hamp import Hamp, top_share
+from firstline.defenses.hamp import Disguised, Hamp, top_share
+from firstline.defenses.hamp_training import HampTraining
 from firstline.defenses.none import NoDefense
 
 TASK = Blobs(train=96, test=64)
@@ -115,6 +116,14 @@ def test_no_label_changes_not_even_of_equal_scores():
         assert torch.equal(
             disguised.respond(ROWS.x, seeded(0)).labels, system.respond(ROWS.x, seeded(0)).labels
         )
+
+
+def test_the_training_alone_gives_the_same_network_and_its_own_scores():
+    fit = lambda layer: Stack((layer,)).fit(TASK, ROWS, Streams(0), torch.device("cpu")).system  # noqa: E731
+    disguised, open_ = fit(Hamp()), fit(HampTraining())
+    assert isinstance(disguised, Disguised)
+    assert not isinstance(open_, Disguised)
+    assert torch.equal(disguised.surrogate(ROWS.x, seeded(0)).logits, open_.respond(ROWS.x, seeded(0)).logits)
 
 
 @pytest.mark.parametrize("defense", [Hamp(gamma=1.0), Hamp(gamma=-0.1), Hamp(alpha=-1.0), Hamp(share=0.0)])
