@@ -44,7 +44,12 @@ class ConfidenceInference(AttributeInference):
         rng: Streams,
     ) -> Tensor:
         """Return log probabilities plus log priors (n, values)."""
-        n, values = options.shape[:2]
-        shares = torch.softmax(target.scores(options.flatten(0, 1)).logits.double(), 1).reshape(n, values, -1)
-        own = shares.gather(2, y[:, None, None].expand(n, values, 1))[:, :, 0].nan_to_num(nan=0.0)
-        return own.clamp_min(LEAST).log().cpu() + prior(aux, feature, values)
+        return confidences(target, options, y) + prior(aux, feature, options.shape[1])
+
+
+def confidences(target: Target, options: Tensor, y: Tensor) -> Tensor:
+    """Return log probabilities (n, values) of the labels y (n,) under each of the options (n, values, features)."""
+    n, values = options.shape[:2]
+    shares = torch.softmax(target.scores(options.flatten(0, 1)).logits.double(), 1).reshape(n, values, -1)
+    own = shares.gather(2, y[:, None, None].expand(n, values, 1))[:, :, 0].nan_to_num(nan=0.0)
+    return own.clamp_min(LEAST).log().cpu()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
@@ -37,14 +38,26 @@ class Imputation(AttributeInference):
         rng: Streams,
     ) -> Tensor:
         """Return the trees' probabilities (n, values)."""
-        rest = [place for place in range(aux.x.shape[1]) if place != feature]
-        own = np.concatenate([aux.x[:, rest].cpu().numpy(), aux.y[:, None].cpu().numpy()], 1)
-        theirs = np.concatenate([options[:, 0, rest].cpu().numpy(), y[:, None].cpu().numpy()], 1)
-        value = aux.x[:, feature].round().long().cpu().numpy()
-        found = torch.zeros(len(options), options.shape[1], dtype=torch.float64)
-        if len(np.unique(value)) < 2:
-            found[:, value[:1]] = 1.0
-            return found
-        trees = HistGradientBoostingClassifier(max_iter=self.rounds, early_stopping=False, random_state=0)
-        found[:, np.unique(value)] = torch.from_numpy(trees.fit(own, value).predict_proba(theirs))
+        own, theirs = others(aux.x, feature), others(options[:, 0], feature)
+        own = np.concatenate([own, aux.y[:, None].cpu().numpy()], 1)
+        theirs = np.concatenate([theirs, y[:, None].cpu().numpy()], 1)
+        return learned(own, aux.x[:, feature], theirs, options.shape[1], self.rounds)
+
+
+def others(x: Tensor, feature: int) -> NDArray[np.float32]:
+    """Return x (n, features) without one of its columns."""
+    return np.delete(x.cpu().numpy(), feature, axis=1)
+
+
+def learned(
+    own: NDArray[np.float32], value: Tensor, theirs: NDArray[np.float32], values: int, rounds: int
+) -> Tensor:
+    """Return probabilities (n, values) of the values of the rows theirs, by boosted trees that saw own and value."""
+    known = value.round().long().cpu().numpy()
+    found = torch.zeros(len(theirs), values, dtype=torch.float64)
+    if len(np.unique(known)) < 2:
+        found[:, known[:1]] = 1.0
         return found
+    trees = HistGradientBoostingClassifier(max_iter=rounds, early_stopping=False, random_state=0)
+    found[:, np.unique(known)] = torch.from_numpy(trees.fit(own, known).predict_proba(theirs))
+    return found

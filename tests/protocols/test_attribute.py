@@ -10,6 +10,7 @@ from torch import Tensor
 
 from firstline.attacks.inversion.confidence_inference import ConfidenceInference
 from firstline.attacks.inversion.confusion_inference import ConfusionInference, prior
+from firstline.attacks.inversion.posterior_inference import PosteriorInference
 from firstline.benchmark.contract.oracles import Blobs
 from firstline.benchmark.core.contracts import AttributeInference
 from firstline.benchmark.core.data import Data, InputSpace, Splits
@@ -112,7 +113,7 @@ def test_a_coin_cannot_be_imputed_and_who_knows_it_gains_half(make):
 
 
 def test_a_system_that_says_nothing_gives_no_gain(make):
-    for attack in (ConfidenceInference(), ConfusionInference()):
+    for attack in (ConfidenceInference(), ConfusionInference(), PosteriorInference()):
         metric = run(make, attack).metrics["gain"]
         assert metric.lo <= 0 <= metric.hi
 
@@ -132,6 +133,34 @@ def test_of_rivals_the_best_on_own_data_imputes():
     noise = torch.rand(300, generator=torch.Generator().manual_seed(0)).round()
     data = Data.of(torch.stack([rare, noise], 1), torch.zeros(300, dtype=torch.int64))
     assert attribute.imputed(data, data, secret).sum() == 0
+
+
+class Tells(System):
+    """Answers with the label that the coin shows, as sure as it is made."""
+
+    def __init__(self, sure: float) -> None:
+        super().__init__()
+        self.sure = sure
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        shown = torch.nn.functional.one_hot(x[:, 0].long(), 2).float()
+        return Response((self.sure * shown + (1 - self.sure) * (1 - shown)).log())
+
+
+@pytest.mark.parametrize(("sure", "follows"), [(0.95, "label"), (0.7, "feature")])
+def test_of_the_other_features_and_the_system_the_likelier_wins(sure, follows):
+    coin = torch.arange(1000) % 2
+    feature = torch.where(torch.arange(1000) % 10 < 8, coin, 1 - coin)  # shows the coin four times in five
+    aux = Data.of(torch.stack([coin, feature], 1).float(), coin)
+    threat = Threat.parse(THREAT)
+    target = Target(Tells(sure), threat, space=Survey().space, classes=2, rng=Streams(0))
+    people = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    options = attribute.every_value(people, attribute.Secret(0, 2))
+    scores = PosteriorInference().infer(target, options, torch.tensor([0, 1]), aux, 0, threat, Streams(0))
+    assert scores.argmax(1).tolist() == ([0, 1] if follows == "label" else [1, 0])
+    shares = torch.softmax(scores, 1)  # feature and label point apart: 0.8 (1 - sure) to 0.2 sure
+    against = 0.2 * sure / (0.2 * sure + 0.8 * (1 - sure))
+    assert shares[0, 0].item() == pytest.approx(against, abs=0.01)
 
 
 def test_priors_count_one_row_more_of_each_value():
