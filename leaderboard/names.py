@@ -45,6 +45,11 @@ def facets(threat: str) -> dict[str, str]:
     return {"vector": threat.partition("/")[0], "knowledge": "", "goal": "", "norm": ""}
 
 
+def controls(cards: Cards) -> frozenset[str]:
+    """Return the names of the attacks that take nothing from the system."""
+    return frozenset(name for name, card in cards.get("attack", {}).items() if "control" in card.tags)
+
+
 def family(layers: Iterable[str], cards: Cards) -> str:
     """Return at which stage of the life of a system the named layers act: one of STAGES, several, none or unknown."""
     names = list(layers)

@@ -431,11 +431,16 @@ def tasks(boards: Sequence[Summary], cards: Cards) -> list[dict[str, Any]]:
 def rules() -> dict[str, Any]:
     """Return what the page of rules shows."""
     names = {vector: ", else ".join(words.heading(n) for n in by) for vector, by in RANKED_BY.items()}
-    poisoning, membership = names["poisoning"], names["membership"]
+    poisoning, membership, extraction = names["poisoning"], names["membership"], names["extraction"]
+    classes, attributes, updates = (words.heading(name) for name in RANKED_BY["inversion"])
     ranked_by = [
         ("Poisoning", f"lowest {poisoning} over the attacks", "higher"),
         ("Poisoning, backdoor", f"highest {words.heading(BACKDOORS)} over the attacks", "lower"),
         ("Membership", f"highest {membership} over the attacks: the first that the records resolve", "lower"),
+        ("Extraction", f"highest {extraction} over the thieves", "lower"),
+        ("Inversion of classes", f"highest {classes} over the attacks", "lower"),
+        ("Inversion of attributes", f"highest {attributes} over the attacks", "lower"),
+        ("Inversion of updates", f"highest {updates} over the attacks", "lower"),
     ]
     return {
         "page": "rules",

@@ -39,7 +39,7 @@ from firstline.leaderboard import (
 )
 from firstline.leaderboard.about import about, bibtex
 from firstline.leaderboard.boards import Page
-from firstline.leaderboard.names import Cards
+from firstline.leaderboard.names import Cards, controls
 from firstline.leaderboard.papers import Paper
 from firstline.leaderboard.streams import StreamTable
 from firstline.leaderboard.summary import Summary, summary
@@ -222,7 +222,7 @@ def _made(part: Part, cards: Cards, jinja: Environment, site: Mapping[str, Any])
 
     files: dict[str, bytes | str] = {}
     own = []
-    for table in tables(part.records, load):
+    for table in tables(part.records, load, controls=controls(cards)):
         # Through JSON at once, so that a summary that was kept is no other than a fresh one.
         board: Summary = _plain(summary(table, part.collection.name, cards))
         own.append(board)

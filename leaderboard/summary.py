@@ -148,12 +148,12 @@ def alone(row: Row, score: Measure | None) -> dict[str, float]:
 
     Of evasion that is the share of examples that this attack alone breaks; elsewhere the difference of the score.
     """
-    if len(row.cells) < 2 or score is None:
+    if len(row.counted) < 2 or score is None:
         return {}
-    if any(cell.verdicts for cell in row.cells):
-        return _alone_by_example(row.cells)
+    if any(cell.verdicts for cell in row.counted):
+        return _alone_by_example(row.counted)
     values = {
-        cell.attack: cell.estimates[score.name].value for cell in row.cells if score.name in cell.estimates
+        cell.attack: cell.estimates[score.name].value for cell in row.counted if score.name in cell.estimates
     }
     if len(values) < 2:
         return {}
@@ -181,7 +181,7 @@ def _alone_by_example(cells: Sequence[Cell]) -> dict[str, float]:
 
 
 def _worst(row: Row, score: Measure | None) -> str:
-    found = [cell for cell in row.cells if score and score.name in cell.estimates]
+    found = [cell for cell in row.counted if score and score.name in cell.estimates]
     if score is None or not found:
         return ""
     pick = min if score.better == "higher" else max

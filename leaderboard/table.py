@@ -66,6 +66,14 @@ COLUMNS = {
         "psnr",
         "ssim",
         "nearest_distance",
+        "gain",
+        "gain_members",
+        "gain_others",
+        "attribute_accuracy",
+        "imputation_accuracy",
+        "rebuilt",
+        "label_recovery",
+        "aux_psnr",
         "accuracy",
     ),
     "membership": (
@@ -84,7 +92,7 @@ RANKED_BY = {
     "poisoning": ("accuracy",),
     "membership": ("tpr_at_0.1pct_fpr", "tpr_at_1pct_fpr", "auc"),
     "extraction": ("agreement",),
-    "inversion": ("evaluator_accuracy",),
+    "inversion": ("evaluator_accuracy", "gain", "rebuilt"),  # of classes, attributes and updates
 }
 BACKDOORS = "attack_success_rate"  # what tables of backdoors are ranked by
 UNDEFENDED = "none"
@@ -128,7 +136,7 @@ class Cell:
     """One attack on one defense over the seeds: the estimates by metric, and what is wrong with the cell.
 
     unresolved holds the ends between which a metric lies that no record's sample can resolve; verdicts are those of
-    evasion, by seed.
+    evasion, by seed. A control takes nothing from the system.
     """
 
     attack: str
@@ -138,6 +146,7 @@ class Cell:
     curve: Curve | None = None
     unresolved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     verdicts: Mapping[int, Verdicts] = field(default_factory=dict, compare=False)
+    is_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,11 @@ class Row:
     def records(self) -> tuple[Record, ...]:
         """The records behind the row."""
         return tuple(record for cell in self.cells for record in cell.records)
+
+    @property
+    def counted(self) -> tuple[Cell, ...]:
+        """The cells that the worst case is taken over: all but those of controls."""
+        return tuple(cell for cell in self.cells if not cell.is_control)
 
 
 @dataclass(frozen=True)
@@ -231,12 +245,19 @@ class Table:
         return curves.radii(threat) if threat and self.vector == "evasion" else ()
 
 
-def tables(records: Iterable[Record], outcomes: Outcomes, *, resampled: bool = True) -> list[Table]:
+def tables(
+    records: Iterable[Record],
+    outcomes: Outcomes,
+    *,
+    resampled: bool = True,
+    controls: Collection[str] = (),
+) -> list[Table]:
     """Return the tables of all records, by vector, task, threat model and number of examples.
 
     outcomes(record) loads the per-example arrays of an evasion record; if it raises, that cell has a problem
     and its row no rank. The order of records doesn't matter. Without resampled, rows lack what is found by
-    resampling, warded and could_be, and Numba is not loaded.
+    resampling, warded and could_be, and Numba is not loaded. controls are names of attacks that never make a worst case
+    outside evasion.
     """
     groups: dict[tuple[str, str, str, int], list[Record]] = {}
     for record in records:
@@ -250,7 +271,7 @@ def tables(records: Iterable[Record], outcomes: Outcomes, *, resampled: bool = T
         at: replace(table, warnings=(*table.warnings, *outdone(one, met)))
         for at, (table, one) in found.items()
     }
-    return [evasion[at] if at in evasion else metrics_table(groups[at]) for at in ordered]
+    return [evasion[at] if at in evasion else metrics_table(groups[at], controls) for at in ordered]
 
 
 def evasion_table(records: Sequence[Record], outcomes: Outcomes) -> Table:
@@ -282,9 +303,10 @@ def _evasion(records: Sequence[Record], outcomes: Outcomes, resampled: bool) -> 
     return table, Met(table.task, _threat(table.threat), records[0].examples, systems)
 
 
-def metrics_table(records: Sequence[Record]) -> Table:
+def metrics_table(records: Sequence[Record], controls: Collection[str] = ()) -> Table:
     """Return the table of the records' own metrics, ranked by the worst cell where the vector has a ranking.
 
+    Cells of the attacks named in controls are shown, and are never the worst.
     Rows share a rank while their intervals overlap with that of the best row of their group.
     """
     grid = _Grid(records)
@@ -298,7 +320,7 @@ def metrics_table(records: Sequence[Record]) -> Table:
     score = next((declared[name] for name in by if name in declared), None)
     if score and score.better == "neither":
         score = None
-    cells = {defense: _metrics_cells(grid, defense, measures, score) for defense in grid.defenses}
+    cells = {defense: _metrics_cells(grid, defense, measures, score, controls) for defense in grid.defenses}
     idle: dict[str, str] = {}
     if is_backdoor and UNDEFENDED in cells:
         bare = {cell.attack: _values(cell) for cell in cells[UNDEFENDED]}
@@ -474,7 +496,7 @@ def _evasion_row(
 
 
 def _metrics_cells(
-    grid: _Grid, defense: str, measures: Sequence[Measure], score: Measure | None
+    grid: _Grid, defense: str, measures: Sequence[Measure], score: Measure | None, controls: Collection[str]
 ) -> list[Cell]:
     cells = []
     for attack in grid.attacks:
@@ -486,15 +508,22 @@ def _metrics_cells(
             problems.append(f"incomplete: a record without {score.name}")
         there = grid.records_of(defense, attack)
         unresolved = _unresolved(usable)
-        cells.append(Cell(attack, estimates, tuple(problems), there, unresolved=unresolved))
+        is_control = any(record.attack.name in controls for record in there)
+        cells.append(
+            Cell(attack, estimates, tuple(problems), there, unresolved=unresolved, is_control=is_control)
+        )
     return cells
 
 
 def _metrics_row(
     grid: _Grid, defense: str, cells: Sequence[Cell], score: Measure | None, idle: Collection[str]
 ) -> Row:
-    """The row of these cells, scored by the worst of them but for those of idle attacks."""
-    met = [cell for cell in cells if score and score.name in cell.estimates and cell.attack not in idle]
+    """The row of these cells, scored by the worst of them but for those of idle attacks and of controls."""
+    met = [
+        cell
+        for cell in cells
+        if score and score.name in cell.estimates and cell.attack not in idle and not cell.is_control
+    ]
     if not (score and met):
         return grid.row(defense, cells)
     pick = min if score.better == "higher" else max

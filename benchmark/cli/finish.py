@@ -52,9 +52,12 @@ def records_of(store: Store, cells: "list[Cell]", *, blind: bool) -> "list[Recor
 
 def summarise(store: Store, records: "list[Record]") -> "list[Table]":
     """Print the tables of records, best first, and return them."""
+    from firstline.benchmark.core import catalog
+    from firstline.leaderboard.names import controls
     from firstline.leaderboard.table import tables
 
-    made = tables(records, store.outcomes, resampled=False)
+    known = controls(catalog.load().cards)
+    made = tables(records, store.outcomes, resampled=False, controls=known)
     for one in made:
         say(f"{one.task} · {one.threat}")
         say(table(*_rows(one)))
@@ -95,7 +98,7 @@ def _detections(one: "Table") -> tuple[list[str], list[list[str]]]:
 
 
 def _worst(row: Any, measure: "Measure") -> "Estimate | None":
-    found = [cell.estimates[measure.name] for cell in row.cells if measure.name in cell.estimates]
+    found = [cell.estimates[measure.name] for cell in row.counted if measure.name in cell.estimates]
     pick = max if measure.better == "lower" else min
     return pick(found, key=lambda estimate: estimate.value) if found else None
 

@@ -103,8 +103,12 @@ def diff(
 
     A change is told from chance by McNemar's exact test on the examples that both met, with Holm's correction.
     """
+    from firstline.benchmark.core import catalog
     from firstline.leaderboard.changes import changes, markdown
+    from firstline.leaderboard.names import controls
     from firstline.leaderboard.table import tables
+
+    known = controls(catalog.load().cards)
 
     def named(folder: Path) -> "list[tuple[str, Table]]":
         if not folder.is_dir():
@@ -115,7 +119,7 @@ def diff(
         return [
             (name, table)
             for name, store in zip(names, stores, strict=True)
-            for table in tables(sound_records(store), store.outcomes, resampled=False)
+            for table in tables(sound_records(store), store.outcomes, resampled=False, controls=known)
         ]
 
     say(markdown(changes(named(old), named(new))))

@@ -371,6 +371,41 @@ def test_membership_is_ranked_by_the_highest_auc_and_lower_is_better(new, new_me
     assert [r.score.value for r in table.rows] == [0.55, 0.8]
 
 
+def test_a_thief_with_labels_of_its_own_is_shown_and_never_the_worst(new, new_metric):
+    records = [
+        new(
+            defense,
+            attack,
+            threat="extraction/black/scores:100",
+            metrics={"agreement": new_metric(value, better="lower")},
+        )
+        for defense, both in {"none": (0.9, 0.8), "rounding": (0.9, 0.6)}.items()
+        for attack, value in zip(("own-labels(epochs=3)", "retraining"), both, strict=True)
+    ]
+    table = metrics_table(records, controls={"own-labels"})
+    assert [r.score.value for r in table.rows] == [0.6, 0.8]
+    assert [len(r.cells) for r in table.rows] == [2, 2]
+    assert [cell.attack for cell in table.rows[0].counted] == ["retraining"]
+    assert [r.score.value for r in metrics_table(records).rows] == [0.9, 0.9]
+    only = metrics_table([r for r in records if r.attack.name == "own-labels"], controls={"own-labels"})
+    assert ranks(only) == {"none": None, "rounding": None}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "by"),
+    [
+        ({"accuracy": 0.9, "evaluator_accuracy": 0.5, "ncc": 0.1}, "evaluator_accuracy"),
+        ({"accuracy": 0.9, "gain": 0.1, "gain_members": 0.2}, "gain"),
+        ({"rebuilt": 0.5, "psnr": 20.0}, "rebuilt"),
+    ],
+)
+def test_inversion_is_ranked_by_what_it_is_after(new, new_metric, metrics, by):
+    found = {name: new_metric(value, better="lower") for name, value in metrics.items()}
+    table = metrics_table([new("none", "some", threat="inversion/white/classes", metrics=found)])
+    assert table.score.name == by
+    assert {m.name for m in table.measures} == set(metrics)
+
+
 def test_rows_whose_intervals_overlap_with_the_leader_share_its_rank(new, new_metric):
     values = {"a": 0.9, "b": 0.87, "c": 0.84}  # each 0.02 wide to both sides: b reaches a, c reaches only b
     records = [
