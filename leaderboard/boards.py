@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from firstline.benchmark.core import png
 from firstline.benchmark.core.limits import LIMITS, judged
 from firstline.benchmark.core.record import Record
 from firstline.leaderboard import charts, words
@@ -21,19 +23,26 @@ Page = tuple[str, str, dict[str, Any]]  # path, template, what it is rendered wi
 MOST_NUMBERS = 3_000  # in the table of all metrics: more, and the page would be too heavy
 
 
-def pages(table: Table, board: Summary, load: Load) -> Iterator[Page]:
-    """Yield the pages of one board."""
+def pages(
+    table: Table, board: Summary, load: Load, pictures: Mapping[str, bytes] = MappingProxyType({})
+) -> Iterator[Page]:
+    """Yield the pages of one board. pictures are PNG files by the key of their record."""
     yield f"boards/{board['id']}.html", "board.html.j2", _board(table, board)
     yield f"compare/{board['id']}.html", "compare.html.j2", _compare(board, comparison(table, load))
     for row, entry in zip(table.rows, board["entries"], strict=True):
         path = f"cells/{board['id']}/{entry['slug']}.html"
-        yield path, "cells.html.j2", _cells(table, board, row, entry, load)
+        yield path, "cells.html.j2", _cells(table, board, row, entry, load, pictures)
 
 
 def shards(table: Table, board: Summary) -> Iterator[tuple[str, str]]:
     """Yield the files of the board's records: one for each entry, canonical JSON, a line for each record."""
     for row, entry in zip(table.rows, board["entries"], strict=True):
         yield shard_path(board, entry), "".join(record.to_json() for record in row.records)
+
+
+def picture_path(key: str) -> str:
+    """Return where the picture of a record lies in the site."""
+    return f"pictures/{key}.png"
 
 
 def shard_path(board: Summary, entry: Entry) -> str:
@@ -227,8 +236,10 @@ def _compare(board: Summary, found: Comparison) -> dict[str, Any]:
     }
 
 
-def _cells(table: Table, board: Summary, row: Row, entry: Entry, load: Load) -> dict[str, Any]:
-    cells = [_cell(cell, board, load) for cell in row.cells if cell.records]
+def _cells(
+    table: Table, board: Summary, row: Row, entry: Entry, load: Load, pictures: Mapping[str, bytes]
+) -> dict[str, Any]:
+    cells = [_cell(cell, board, load, pictures) for cell in row.cells if cell.records]
     return {
         "page": board["vector"],
         "board": board,
@@ -238,7 +249,7 @@ def _cells(table: Table, board: Summary, row: Row, entry: Entry, load: Load) -> 
     }
 
 
-def _cell(cell: Cell, board: Summary, load: Load) -> dict[str, Any]:
+def _cell(cell: Cell, board: Summary, load: Load, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     seen = examples(board["vector"], [_arrays(r, load) for r in cell.records if r.status == "ok"])
     name = board["attacks"][cell.attack]["slug"]
     binned = seen.histogram if seen else None
@@ -253,6 +264,11 @@ def _cell(cell: Cell, board: Summary, load: Load) -> dict[str, Any]:
         if binned
         else "",
         "seeds": [record.seed for record in cell.records],
+        "pictures": [
+            (record.seed, f"../../{picture_path(record.key)}", png.size(pictures[record.key]))
+            for record in cell.records
+            if record.key in pictures
+        ],
         "table": _side_by_side(cell.records, board["vector"]),
         "commands": [(record.seed, words.command(record)) for record in cell.records],
     }

@@ -8,7 +8,7 @@ import hashlib
 import multiprocessing
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from firstline.benchmark.core import png
 from firstline.benchmark.core.canonical import canonical
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import Record
@@ -46,6 +47,7 @@ from firstline.leaderboard.summary import Summary, summary
 from firstline.leaderboard.table import VECTORS, Outcomes, tables
 
 HERE = Path(__file__).parent
+HEAVIEST = 1_000_000  # bytes of a picture
 MANY = 2_000  # records: fewer are done before a second process has begun
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -58,20 +60,23 @@ class Collection:
     """The records of one results folder. outcomes(record) loads the per-example arrays of one, and may raise.
 
     Records of two collections never share a board: their suites may pair the same systems with other attacks.
+    picture(record) is a PNG file of what inversion rebuilt, None where there is none.
     """
 
     name: str
     records: Sequence[Record]
     outcomes: Outcomes
     streams: Sequence[StreamRecord] = ()
+    picture: Callable[[Record], bytes | None] = lambda record: None
 
 
 @dataclass(frozen=True)
 class Part:
-    """Records whose tables depend on each other, and a digest of all that their pages are made from."""
+    """Records whose tables depend on each other, their pictures by key, and a digest of all that their pages are made from."""
 
     collection: Collection
     records: Sequence[Record] = field(repr=False)
+    pictures: Mapping[str, bytes] = field(repr=False)
     digest: str
 
 
@@ -151,9 +156,20 @@ def _parts(collection: Collection) -> Iterator[Part]:
         groups.setdefault(_family(unique[key][0]), []).append(key)
     for at in sorted(groups, key=str):
         held_together = hashlib.sha256(canonical([collection.name]).encode())
+        records = [unique[key][0] for key in groups[at]]
+        pictures = {record.key: data for record in records if (data := _picture(collection, record))}
         for key in groups[at]:
             held_together.update(unique[key][1].encode())
-        yield Part(collection, [unique[key][0] for key in groups[at]], held_together.hexdigest())
+            held_together.update(pictures.get(key, b""))
+        yield Part(collection, records, pictures, held_together.hexdigest())
+
+
+def _picture(collection: Collection, record: Record) -> bytes | None:
+    """The picture of a record of inversion, None where it is none or too heavy for a page."""
+    if record.vector != "inversion":
+        return None
+    data = collection.picture(record)
+    return data if data and len(data) <= HEAVIEST and png.size(data) else None
 
 
 def _family(record: Record) -> tuple[Any, ...]:
@@ -226,11 +242,11 @@ def _made(part: Part, cards: Cards, jinja: Environment, site: Mapping[str, Any])
         # Through JSON at once, so that a summary that was kept is no other than a fresh one.
         board: Summary = _plain(summary(table, part.collection.name, cards))
         own.append(board)
-        files |= _render(jinja, site, boards.pages(table, board, load))
+        files |= _render(jinja, site, boards.pages(table, board, load, part.pictures))
         files |= {name: text.encode() for name, text in boards.shards(table, board)}
         files[f"data/boards/{board['id']}.csv"] = downloads.board_csv(table, board).encode()
         files[f"data/boards/{board['id']}.json"] = downloads.board_json(board).encode()
-    return files, own
+    return files | {boards.picture_path(key): data for key, data in part.pictures.items()}, own
 
 
 def _plain(board: Summary) -> Any:

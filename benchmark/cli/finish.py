@@ -130,6 +130,7 @@ def build_boards(found: "Sequence[tuple[Store, list[Record]]]", out: Path, title
             records,
             store.outcomes,
             sound_streams(store),
+            store.picture,
         )
         for number, (name, (store, records)) in enumerate(zip(names, found, strict=True), start=1)
     ]

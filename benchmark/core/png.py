@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOURS = {1: 0, 3: 2}  # the format's colour types, by channels
 GAP, PAPER = 2, 255  # pixels between pictures of a sheet, and their colour
 
@@ -23,11 +24,19 @@ def png(pixels: Pixels) -> bytes:
     rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row begins with its filter: 0, none
     rows[:, 1:] = pixels.reshape(height, -1)
     parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)
+    return SIGNATURE + b"".join(_chunk(kind, data) for kind, data in parts)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def size(data: bytes) -> tuple[int, int] | None:
+    """Return the width and height that a PNG file gives in its head, None where data is no such file."""
+    if len(data) < 33 or data[:8] != SIGNATURE or data[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
 
 
 def sheet(rows: list[Pixels], columns: int = 10) -> Pixels:

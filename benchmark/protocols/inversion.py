@@ -26,22 +26,20 @@ from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import ContractBroken
 from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import InversionOutcome
-from firstline.benchmark.core.png import COLOURS, png, sheet
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.metrics.images import psnr, ssim
 from firstline.benchmark.protocols import attribute, updates
 from firstline.benchmark.protocols.bench import Bench, Measured, answered
 from firstline.benchmark.protocols.numbers import plain, share
+from firstline.benchmark.protocols.pictures import LEVELS, Levels, compared, in_steps
 
 COMPONENTS = 100  # principal components that the evaluator looks at, at most
 WINDOW = 11  # of SSIM: smaller images have none
 FITTED = 5000  # rows that the evaluators are fitted to, and tested on, at most
 TOP = 5
-LEVELS = 255  # steps of the input space in which reconstructions are kept
 UNKNOWN = -1  # the label of an input of which nobody says what it shows
 
 Floats = NDArray[np.float64]
-Levels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -157,14 +155,8 @@ def reconstruct(bench: Bench) -> Measured:
         gate=judge(diagnostics),
         queries=int(target.queries.sum()),
         gradients=int(target.gradients.sum()),
-        picture=_picture(_steps(train.x[torch.from_numpy(closest)], bench), levels),
+        picture=compared(in_steps(train.x[torch.from_numpy(closest)], task.space), levels),
     )
-
-
-def _picture(truth: Levels, levels: Levels) -> bytes | None:
-    """The closest training input of each class, and below it what was made of the class; None of what is no image."""
-    is_image = levels.ndim == 4 and levels.shape[1] in COLOURS
-    return png(sheet([truth, levels])) if is_image else None
 
 
 def _unlabelled(data: Data) -> Data:
@@ -181,13 +173,7 @@ def _levels(found: object, bench: Bench) -> Levels:
     made = found.detach().double().cpu()
     if problem := space.check(made):
         raise ContractBroken(f"the attack's reconstructions have {problem}")
-    return _steps(space.round(made), bench)
-
-
-def _steps(x: Tensor, bench: Bench) -> Levels:
-    """Inputs x (n, *shape) in steps of the input space."""
-    low, high = bench.task.space.box(x)
-    return np.asarray(torch.round((x - low) / (high - low) * LEVELS).to(torch.uint8).cpu().numpy())
+    return in_steps(space.round(made), space)
 
 
 def likeness(pictures: Floats, means: Floats) -> Floats:

@@ -24,6 +24,7 @@ from firstline.benchmark.core.record import Metric
 from firstline.benchmark.metrics.images import ncc, psnr, ssim
 from firstline.benchmark.protocols.bench import Bench, Measured
 from firstline.benchmark.protocols.numbers import plain, share
+from firstline.benchmark.protocols.pictures import compared, in_steps
 
 CLIENTS = 10
 ROUNDS = 8  # batches that are attacked, at most
@@ -70,6 +71,9 @@ def run(bench: Bench) -> Measured:
         metrics=measure(outcome, float((high - low).max())),
         diagnostics={"rounds": float(rounds), "clients": float(CLIENTS)},
         gate=judge({}),
+        picture=compared(
+            *(in_steps(torch.from_numpy(x), task.space) for x in (outcome.truth, outcome.reconstruction))
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from firstline.benchmark.core.png import GAP, PAPER, png, sheet
+from firstline.benchmark.core.png import GAP, PAPER, SIGNATURE, png, sheet, size
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -31,3 +31,12 @@ def test_a_sheet_keeps_what_belongs_together_in_a_column():
     left, second = found[:, 0], found[: found.shape[0] // 2, 1 + GAP]
     assert list(left[left != PAPER]) == [0, 0, 10, 10, 2, 2, 12, 12]
     assert list(second[second != PAPER]) == [1, 1, 11, 11]
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(40), SIGNATURE, SIGNATURE + bytes(40)])
+def test_what_is_no_png_file_has_no_size(data):
+    assert size(data) is None
+
+
+def test_the_size_is_that_of_the_pixels():
+    assert size(png(np.zeros((5, 7, 3), np.uint8))) == (7, 5)

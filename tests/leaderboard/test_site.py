@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from firstline.benchmark.core import png
 from firstline.benchmark.core.errors import FirstlineError
 from firstline.benchmark.core.record import ItemUse
 from firstline.leaderboard import words
-from firstline.leaderboard.site import build, environment
+from firstline.leaderboard.site import Collection, build, build_site, environment
 from firstline.leaderboard.table import tables
 
 POLICY = (
@@ -322,6 +323,34 @@ def test_what_detectors_and_monitors_tell_apart_is_a_table_of_its_own(bench, new
     assert "Detection Suspect are inputs that an attack moved" in text
     assert "mahalanobis pgd 80.0%" in text
     assert "4.000" in text
+
+
+def test_what_inversion_rebuilt_is_shown_and_what_is_no_picture_is_not(bench, new_metric, tmp_path):
+    for seed in range(4):
+        bench.add_metrics(
+            "none",
+            "mi-face",
+            seed,
+            threat="inversion/white/classes",
+            metrics={"evaluator_accuracy": new_metric(0.5)},
+        )
+    shown, script, heavy, missing = bench.records
+    whole = png.png(np.zeros((6, 4, 1), np.uint8))
+    given = {
+        shown.key: whole,
+        script.key: b"<svg onload='alert(1)'/>" * 9,
+        heavy.key: whole + bytes(1_000_001),
+    }
+    one = lambda: [Collection("results", bench.records, bench, picture=lambda r: given.get(r.key))]  # noqa: E731
+    out = build_site(one(), tmp_path / "site").parent
+    assert [p.name for p in (out / "pictures").iterdir()] == [f"{shown.key}.png"]
+    assert (out / "pictures" / f"{shown.key}.png").read_bytes() == whole
+    page = next((out / "cells").rglob("*.html")).read_text()
+    assert page.count("<img") == 1
+    assert f'<img src="../../pictures/{shown.key}.png" width="4" height="6"' in page
+    given[missing.key] = whole  # another picture of the same records is not missed
+    build_site(one(), out)
+    assert len(list((out / "pictures").iterdir())) == 2
 
 
 def test_without_figures_and_curves_neither_is_mentioned(rich, tmp_path):
