@@ -37,9 +37,9 @@ def inside(space: InputSpace, x: Tensor) -> Tensor:
 
 def descend(
     slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    space: InputSpace,
     x: Tensor,
     *,
+    clip: Callable[[Tensor], Tensor],
     steps: int,
     rate: float,
     patience: int,
@@ -47,9 +47,10 @@ def descend(
 ) -> tuple[Tensor, int]:
     """Go down from x (classes, *shape), each class by itself; return where its cost was least, and the steps taken.
 
-    slopes(points, rows) returns costs (k,) and their slopes (k, *shape) for the classes rows (k,). A class stops at a
-    cost of 1 - enough or less, or after patience steps without a lower cost. Source: Fredrikson et al. 2015, algorithm
-    1, with beta = patience, gamma = enough and lambda = rate, and for all classes at once.
+    slopes(points, rows) returns costs (k,) and their slopes (k, *shape) for the classes rows (k,); clip brings points
+    back to where they may be. A class stops at a cost of 1 - enough or less, or after patience steps without a lower
+    cost. Source: Fredrikson et al. 2015, algorithm 1, with beta = patience, gamma = enough and lambda = rate, and for
+    all classes at once.
     """
     best, least = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     since = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -64,6 +65,6 @@ def descend(
         better = rows[lower]
         best[better], least[better] = points[better], cost[lower].to(least)
         since[rows] = torch.where(lower, 0, since[rows] + 1)
-        points[rows] = inside(space, points[rows] - rate * slope)
+        points[rows] = clip(points[rows] - rate * slope)
         rows = rows[(least[rows] > 1 - enough) & (since[rows] < patience)]
     return best, taken

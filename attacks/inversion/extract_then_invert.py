@@ -1,12 +1,13 @@
 """A copy first, then its gradients. Source: Tramèr et al. 2016, arXiv:1609.02943, section 5.2 (faces from a stolen regression)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from firstline.attacks.extraction.equation_solving import EquationSolving
-from firstline.attacks.inversion.descent import begin, descend
+from firstline.attacks.inversion.descent import begin, descend, inside
 from firstline.benchmark.core.contracts import Inversion
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.errors import FirstlineError
@@ -51,8 +52,8 @@ class ExtractThenInvert(Inversion):
 
         found, taken = descend(
             slopes,
-            target.space,
             begin(self.start, target, aux),
+            clip=partial(inside, target.space),
             steps=self.steps,
             rate=self.rate,
             patience=self.patience,

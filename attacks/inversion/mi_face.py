@@ -1,11 +1,12 @@
 """MI-Face. Source: Fredrikson, Jha & Ristenpart 2015, CCS, algorithm 1 (without the auxiliary term, as in its section 5)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from firstline.attacks.inversion.descent import begin, descend
+from firstline.attacks.inversion.descent import begin, descend, inside
 from firstline.benchmark.core.contracts import Inversion
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.registry import attack
@@ -46,8 +47,8 @@ class MiFace(Inversion):
 
         found, taken = descend(
             slopes,
-            target.space,
             begin(self.start, target, aux),
+            clip=partial(inside, target.space),
             steps=self.steps,
             rate=self.rate,
             patience=self.patience,

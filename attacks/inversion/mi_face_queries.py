@@ -5,11 +5,12 @@ one query per pixel and sees less.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from firstline.attacks.inversion.descent import begin, descend
+from firstline.attacks.inversion.descent import begin, descend, inside
 from firstline.benchmark.core.contracts import Inversion
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.registry import attack
@@ -68,8 +69,8 @@ class MiFaceQueries(Inversion):
         each = ((2 * self.probes or features) + 1) * target.classes
         found, taken = descend(
             slopes,
-            target.space,
             begin(self.start, target, aux),
+            clip=partial(inside, target.space),
             steps=min(self.steps, target.afford(self.steps * each) // each),
             rate=self.rate,
             patience=self.patience,

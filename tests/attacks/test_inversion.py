@@ -1,15 +1,18 @@
 """Attacks that rebuild inputs, on a regression whose most typical input is known, and on digits."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from firstline.attacks.inversion.boundary_repulsion import BoundaryRepulsion
-from firstline.attacks.inversion.descent import begin, descend
+from firstline.attacks.inversion.descent import begin, descend, inside
 from firstline.attacks.inversion.extract_then_invert import ExtractThenInvert
 from firstline.attacks.inversion.inversion_network import InversionNetwork
 from firstline.attacks.inversion.mean_image import MeanImage
 from firstline.attacks.inversion.mi_face import MiFace
+from firstline.attacks.inversion.mi_face_latent import Autoencoder, MiFaceLatent
 from firstline.attacks.inversion.mi_face_queries import MiFaceQueries
 from firstline.benchmark.core.data import Data, InputSpace
 from firstline.benchmark.core.errors import AccessDenied, FirstlineError
@@ -117,6 +120,30 @@ def test_differences_of_single_features_are_the_gradient():
     assert exact.max() > 0.3
 
 
+def test_in_the_codes_of_its_own_data_the_quarters_are_found_and_nothing_else():
+    target, threat = door(threat="inversion/white/classes,aux=yes")
+    found = MiFaceLatent(width=8).reconstruct(target, own(), threat, Streams(0))
+    assert quarters(found).argmax(1).tolist() == list(range(CLASSES))
+    assert 0 <= found.min() <= found.max() <= 1
+    outside = MiFaceLatent(width=8).reconstruct(
+        target, Data.of(torch.full((50, 1, SIDE, SIDE), 0.5), torch.full((50,), -1)), threat, Streams(0)
+    )
+    assert quarters(outside).std() < quarters(found).std()  # what its data never showed is hard to draw
+
+
+def test_codes_become_inputs_of_the_box():
+    space = InputSpace(shape=(2, 2), low=-1.0, high=3.0)
+    made = Autoencoder(space, 5).decode(torch.randn(7, 5, generator=torch.Generator().manual_seed(0)))
+    assert tuple(made.shape) == (7, 2, 2)
+    assert -1 <= made.min() <= made.max() <= 3
+
+
+def test_without_own_data_there_is_no_code():
+    target, threat = door(threat="inversion/white/classes")
+    with pytest.raises(FirstlineError, match="no data of its own"):
+        MiFaceLatent().reconstruct(target, None, threat, Streams(0))
+
+
 def test_estimated_gradients_stay_within_the_budget():
     target, threat = door(threat="inversion/black/classes,queries=500")
     MiFaceQueries(probes=5).reconstruct(target, None, threat, Streams(0))
@@ -154,7 +181,13 @@ def test_each_class_stops_by_itself_at_its_least_cost():
         return cost, points - goal
 
     found, taken = descend(
-        slopes, SPACE, torch.zeros(2, 1, SIDE, SIDE), steps=200, rate=0.5, patience=10, enough=0.9999
+        slopes,
+        torch.zeros(2, 1, SIDE, SIDE),
+        clip=partial(inside, SPACE),
+        steps=200,
+        rate=0.5,
+        patience=10,
+        enough=0.9999,
     )
     assert found.flatten(1).mean(1).tolist() == pytest.approx([0.1, 0.9], abs=0.011)
     assert taken == len(asked) < 200
