@@ -16,6 +16,7 @@ from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.threat import Threat
 
 AT_ONCE = 2**24  # numbers of a chunk when boxes are compared with inputs
+FINEST = 2**-30  # of a feature's range: below, halves say nothing that a test would meet
 
 Told = tuple[float, ...]  # the answer that a leaf is known by; empty for a refusal
 
@@ -65,8 +66,8 @@ class PathFinding(Extraction):
     """Find the box of each leaf: move one feature at a time, by halves, to where the answer becomes another.
 
     Just beyond each face lies another leaf, which is looked at next, until all are known. Features on a grid are found
-    exactly, others to `eps` of their range; each leaf costs two queries per feature, and as many per face as there are
-    halves. A leaf is known by what is told of it: known to fail where two leaves of one line tell the same, as
+    exactly, others to `eps` of their range, 0 being the last bit of a float32; each leaf costs two queries per feature,
+    and as many per face as there are halves. A leaf is known by what is told of it: known to fail where two leaves of one line tell the same, as
     under rounding or where labels alone are told, and where answers are random. When the budget ends, the points
     beyond known faces are boxes themselves, and the nearest box answers.
     """
@@ -75,14 +76,14 @@ class PathFinding(Extraction):
     goals = ("scores",)
     inputs = ("real",)
 
-    eps: float = 1e-5
+    eps: float = 0.0
 
     def extract(self, target: Target, aux: Data | None, threat: Threat, rng: Streams) -> nn.Module:
         """Return the boxes. Raises FirstlineError where no query was answered."""
         leaves: list[Leaf] = []
         waiting: list[tuple[Tensor, Told]] = []
         low, high = (bound.expand(target.space.shape).flatten() for bound in target.space.box(torch.zeros(1)))
-        slack = (self.eps * (high - low)).to(target.device)
+        slack = (max(self.eps, FINEST) * (high - low)).to(target.device)
         with suppress(Spent):
             start = uniform(target, 1, rng, "start")
             waiting.append((start[0].flatten(), self._ask(target, start)[0]))
@@ -90,7 +91,7 @@ class PathFinding(Extraction):
                 x, told = waiting[-1]
                 if told and not any(leaf.told == told and leaf.holds(x, slack) for leaf in leaves):
                     low, high = self._box(target, x, told, waiting)
-                    leaves.append(Leaf(low.double(), high.double(), told))
+                    leaves.append(Leaf(low, high, told))
                 else:
                     waiting.pop()
         target.tell("leaves", len(leaves))
@@ -124,7 +125,7 @@ class PathFinding(Extraction):
         features, ways = len(x), torch.arange(2 * len(x), device=x.device)
         column = ways % features
         inner, outer = x.repeat(2), ends.flatten()
-        near = self.eps * (ends[1] - ends[0]).repeat(2)
+        near = max(self.eps, FINEST) * (ends[1] - ends[0]).repeat(2)
 
         def moved(values: Tensor, which: Tensor) -> Tensor:
             points = x.expand(len(which), -1).clone()
@@ -145,7 +146,11 @@ class PathFinding(Extraction):
                 beyond[way] = answer
         searched = torch.tensor(sorted(beyond), dtype=torch.int64, device=x.device)
         while len(searched):
-            halves = moved((inner[searched] + outer[searched]) / 2, searched)
+            middle = (inner[searched] + outer[searched]) / 2
+            middle[inner[searched] * outer[searched] < 0] = (
+                0  # a threshold that halves would take long to meet
+            )
+            halves = moved(middle, searched)
             halves = space.round(halves.reshape(-1, *space.shape)).flatten(1)
             middle = halves.gather(1, column[searched][:, None])[:, 0]
             open_ = (middle != inner[searched]) & (middle != outer[searched])
@@ -158,7 +163,9 @@ class PathFinding(Extraction):
                     inner[way] = value
                 else:
                     outer[way], beyond[way] = value, answer
+        # In double, as between neighbours of single precision there is nothing.
+        inner, outer = inner.double(), outer.double()
         faces = torch.where(inner == ends.flatten(), inner, (inner + outer) / 2)
         edge = torch.tensor(sorted(beyond), dtype=torch.int64, device=x.device)
-        waiting += zip(moved(outer[edge], edge), (beyond[way] for way in sorted(beyond)), strict=True)
+        waiting += zip(moved(outer[edge].to(x), edge), (beyond[way] for way in sorted(beyond)), strict=True)
         return faces[:features], faces[features:]

@@ -60,6 +60,15 @@ def test_every_leaf_is_found_with_its_faces():
     assert torch.equal(copy(x), Tree().respond(x, torch.Generator()).logits.double())
 
 
+def test_a_threshold_that_inputs_lie_on_is_found_to_the_last_bit():
+    copy, _ = stolen(Tree())
+    x = torch.tensor([[0.3, -0.5, 0.0], [0.1, 0.0, 0.0]]).repeat(2, 1)
+    x[2, 0] = torch.nextafter(x[2, 0], torch.tensor(1.0))
+    x[3, 1] = 1e-6
+    assert torch.equal(copy(x), Tree().respond(x, torch.Generator()).logits.double())
+    assert len(copy(x).unique(dim=0)) == 3
+
+
 def test_a_leaf_costs_two_queries_for_a_feature_and_some_for_a_face():
     _, target = stolen(Tree(), eps=1e-3)
     assert target.notes["leaves"] == 4
