@@ -71,6 +71,11 @@ METRICS = {
         "Recognised as it is",
         "The same by an evaluator that sees brightness and contrast.",
     ),
+    "evaluator_top5": ("Among the first five", "Share of classes that are among the evaluator's first five."),
+    "victim_agreement": (
+        "The system agrees",
+        "Share of classes whose reconstruction the system takes for theirs.",
+    ),
     "identification": (
         "Most alike",
         "Share of classes whose reconstruction is more like the mean of their inputs than of any other's.",
@@ -211,15 +216,22 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?=\()|(?<=[+,/])", brief(text)))
 
 
+DASH = "\u2013"
+
+
 def number(value: float, unit: str) -> str:
-    """Return value for a column of its unit: shares as percentages, times in seconds, the rest plain.
+    """Return value for a column of its unit: shares as percentages, their differences in points, the rest plain.
 
     >>> number(0.4321, "share"), number(0.4321, "area"), number(-0.00001, "share")
     ('43.2%', '0.432', '0.0%')
+    >>> number(-0.046, "difference of shares")
+    '−4.6 pts'
     """
     # Adding zero turns a rounded -0.0 into 0.0.
     if unit == "share":
         return f"{round(100 * value, 1) + 0.0:.1f}%"
+    if unit == "difference of shares":
+        return f"{difference(value, 'share')} pts"
     if abs(value) < 100:
         return f"{round(value, 3) + 0.0:.3f}"
     return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
@@ -230,10 +242,13 @@ def interval(lo: float | None, hi: float | None, unit: str) -> str:
 
     >>> interval(0.4, 0.5, "share")
     '40.0–50.0%'
+    >>> interval(-0.05, 0.1, "difference of shares")
+    '−5.0 to +10.0 pts'
     """
     if lo is None or hi is None:
         return ""
-    return f"{number(lo, unit).removesuffix('%')}\u2013{number(hi, unit)}"
+    low = number(lo, unit).removesuffix("%").removesuffix(" pts")
+    return f"{low}{' to ' if lo < 0 else DASH}{number(hi, unit)}"
 
 
 def difference(value: float, unit: str) -> str:
