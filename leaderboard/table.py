@@ -55,6 +55,8 @@ COLUMNS = {
         "variation",
         "transfer",
         "noise_error",
+        "claimed",
+        "false_claims",
         "queries",
     ),
     "inversion": (

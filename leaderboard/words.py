@@ -108,6 +108,8 @@ METRICS = {
         "Share of the system's right answers that turn wrong on adversarial examples made on the copy.",
     ),
     "noise_error": ("Noise", "The same for noise of the same size: what needs no copy."),
+    "claimed": ("Claimed", "Share of the copies that the owner's test claims, at a p-value of at most 1%."),
+    "false_claims": ("False claims", "The same of systems that somebody else made, without any theft."),
     "queries": ("Queries", "What the thief asked in all."),
     "precision": ("Precision", "Share of members among those that the attacker calls so."),
     "recall": ("Recall", "Share of the members that the attacker calls so."),

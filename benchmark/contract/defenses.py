@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from firstline.benchmark.contract.checks import applies_to
-from firstline.benchmark.contract.oracles import REACH, SIDE, Blobs, Pictures
+from firstline.benchmark.contract.oracles import REACH, SIDE, Blobs, Coins, Pictures
 from firstline.benchmark.core.contracts import Context, Defense, Incident, unwatched
 from firstline.benchmark.core.data import Data
 from firstline.benchmark.core.losses import cross_entropies
@@ -15,9 +15,15 @@ from firstline.benchmark.core.norms import column
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Fitted, Stack
 from firstline.benchmark.core.system import REFUSED, Response, System
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import Threat
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
+CLAIM = 0.01  # a p-value of at most this claims a suspect
+LOTS = (
+    10  # owners who draw by themselves and ask the same innocent: two claims come by chance once in 200 times
+)
 UNLUCKY = 0.05  # the share of the proofs that may fail, where they hold with some probability only
 
 
@@ -211,3 +217,29 @@ def recovered(defense: Defense, folder: Path | None) -> None:
     assert torch.equal(state, torch.get_rng_state()), (
         "the global random state changed; draw from ctx.rng or rng"
     )
+
+
+@applies_to(Defense)
+def verified(defense: Defense, folder: Path | None) -> None:
+    """Claims its own system, and none that was made without it."""
+    if _skip(defense) or "verify" not in defense.facts()["hooks"]:
+        return
+    stack, task = Stack((defense,)), Coins()
+    train = task.load(None).train
+    mine = Data(train.x.clone(), train.y.clone(), train.ids.clone())
+
+    def chance(suspect: System, seed: int) -> float | None:
+        threat = Threat.parse("extraction/black/labels:1m")
+        door = Target(suspect, threat, space=task.space, classes=task.classes, rng=Streams(0))
+        return stack.verify(task, mine, door, Streams(seed), CPU)
+
+    own = stack.fit(task, train, Streams(0), CPU).system
+    state = torch.get_rng_state()
+    first = chance(own, 0)
+    assert torch.equal(state, torch.get_rng_state()), "the global random state changed; draw from ctx.rng"
+    assert torch.equal(mine.x, train.x) and torch.equal(mine.y, train.y), "the owner's data was written to"
+    assert first is not None, "verify returned None; leave the hook out where nothing is tested"
+    assert first == chance(own, 0), "the same seed gave another p-value"
+    assert first <= CLAIM, f"it does not claim its own system: the p-value is {first:.2g}"
+    wronged = sum((chance(task.best(), seed) or 0.0) <= CLAIM for seed in range(LOTS))
+    assert wronged <= 1, f"{wronged} of {LOTS} owners claim a system that is nobody's"

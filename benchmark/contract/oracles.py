@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -94,6 +94,20 @@ class Pictures(Blobs):
         return {"cnn": Architecture(_cnn, Recipe(epochs=10, batch=32, rate=1e-2))}
 
 
+class Coins(Blobs):
+    """The same clouds under labels that a coin gave: who is right about a row has learned it by heart."""
+
+    def sample(self, n: int, name: str) -> Data:
+        """Return n points (n, 1, 8, 8), labelled at random."""
+        y = torch.randint(2, (n,), generator=Streams(0).torch("coins", name))
+        return replace(super().sample(n, name), y=y)
+
+    @property
+    def architectures(self) -> Mapping[str, Architecture]:
+        """An MLP that is large enough, and trained for long enough, to learn every row."""
+        return {"mlp": Architecture(_large, Recipe(epochs=60, batch=32, rate=1e-2))}
+
+
 class _RowByRow(nn.Linear):
     """Sums each row by itself: a matrix product rounds otherwise in a batch of another size, on some processors."""
 
@@ -112,6 +126,10 @@ class _Centred(nn.Module):
 
 def _mlp() -> nn.Module:
     return nn.Sequential(_Centred(), nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def _large() -> nn.Module:
+    return nn.Sequential(_Centred(), nn.Flatten(), nn.Linear(SIDE * SIDE, 128), nn.ReLU(), nn.Linear(128, 2))
 
 
 def _cnn() -> nn.Module:

@@ -145,6 +145,7 @@ HOOKS = {  # and the methods that each is made of
     "calibrate": ("calibrate",),
     "recover": ("recover",),
     "transmit": ("transmit",),
+    "verify": ("verify",),
 }
 
 
@@ -205,6 +206,15 @@ class Defense(Item):
         the first as it is.
         """
         return updates[0]
+
+    def verify(self, suspect: Target, data: Data, ctx: Context) -> float | None:
+        """Return how likely suspect's answers are, were it made without the system: a p-value, None for no test.
+
+        data is what went into `collect`, and ctx.rng are its streams: what the owner drew there is drawn again. suspect
+        tells labels alone. For whoever knows nothing of these draws, a p-value of at most a must come by chance
+        with probability a at most. The default tests nothing.
+        """
+        return None
 
     @classmethod
     def facts(cls) -> dict[str, Any]:

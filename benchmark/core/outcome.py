@@ -108,7 +108,9 @@ class ExtractionOutcome(Outcome):
     monitor flagged: 0 for none, None for systems without one; honest_flagged says which test examples it would flag.
     *_variation, where the threat grants scores, are total variation distances of the two answers' probabilities.
     transferred_answer and noise_answer, where inputs move by degrees, are the victim's answers to test examples that
-    were moved against the copy, and at random, by the task's customary radius.
+    were moved against the copy, and at random, by the task's customary radius. Of a defense that tests for ownership,
+    copy_p and own_p, one number each, are the p-values of the copy and of the system itself, and innocent_p (k,) those
+    of systems that somebody else made.
     """
 
     vector = "extraction"
@@ -125,6 +127,9 @@ class ExtractionOutcome(Outcome):
     noise_answer: Ints | None = None
     flagged_at: Ints | None = None
     honest_flagged: Bools | None = None
+    copy_p: Floats | None = None
+    own_p: Floats | None = None
+    innocent_p: Floats | None = None
 
 
 @dataclass(frozen=True)

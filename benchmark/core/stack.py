@@ -13,6 +13,7 @@ from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.privacy import PrivateTraining
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.system import Bare, System
+from firstline.benchmark.core.target import Target
 from firstline.benchmark.core.training_many import train_many
 
 
@@ -185,6 +186,24 @@ class Stack:
         for layer in self.layers:
             seen = layer.transmit([seen, *updates[1:]], ctx)
         return seen
+
+    def verify(
+        self, task: Task, data: Data, suspect: Target, rng: Streams, device: torch.device
+    ) -> float | None:
+        """Return the p-value of suspect having been made without the system that was fitted to data from rng.
+
+        Of several layers that test, the lowest times their number (Bonferroni); None where no layer tests.
+        """
+        found = []
+        for layer in self.layers:
+            about = Context(task, rng.child("collect", layer.name), device)
+            chance = layer.verify(suspect, data.to(device), about)
+            if chance is None:
+                continue
+            if not 0 <= chance <= 1:
+                raise ContractBroken(f"{layer.name}: verify returned {chance}, which is no probability")
+            found.append(float(chance))
+        return min(1.0, min(found) * len(found)) if found else None
 
     def repairs(self) -> tuple[Defense, ...]:
         """Return the layers that repair a system after an incident."""

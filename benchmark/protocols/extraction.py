@@ -22,8 +22,9 @@ from firstline.benchmark.core.limits import judge
 from firstline.benchmark.core.outcome import Bools, ExtractionOutcome, Ints
 from firstline.benchmark.core.record import Metric
 from firstline.benchmark.core.rng import isolated
-from firstline.benchmark.core.system import REFUSED, System
+from firstline.benchmark.core.system import REFUSED, Response, System
 from firstline.benchmark.core.target import observed
+from firstline.benchmark.protocols import ownership
 from firstline.benchmark.protocols.bench import BATCH, Bench, Measured, Served, answered
 from firstline.benchmark.protocols.numbers import plain, share
 
@@ -51,6 +52,8 @@ def run(bench: Bench) -> Measured:
     asked = torch.cat([drawn.x, uniform, *(moved or ())])
     answers = answered(served.score(asked, bench.rng.child("score")).cpu())
     victim, at_random, *shown = answers.split([len(drawn), UNIFORM, *(len(part) for part in moved or ())])
+    bench.stage("verify")
+    tested = ownership.tested(bench, served, Copied(copy))
     bench.stage("measure")
     own, others = copied.argmax(1).split([len(drawn), UNIFORM])
     apart = _variation(served, torch.cat([drawn.x, uniform]), copied, bench)
@@ -68,8 +71,13 @@ def run(bench: Bench) -> Measured:
         noise_answer=shown[1].numpy() if shown else None,
         flagged_at=target.flagged_at.numpy() if target.watched else None,
         honest_flagged=_honest(served.system, drawn.x.to(bench.device)) if target.watched else None,
+        copy_p=None if tested is None else np.array([tested.copy]),
+        own_p=None if tested is None else np.array([tested.own]),
+        innocent_p=None if tested is None else np.array(tested.innocents),
     )
     diagnostics = {**target.notes, **_parameters(copy, served.system)}
+    if tested is not None:
+        diagnostics["verification_queries"] = float(tested.queries)
     diagnostics["constant_agreement"] = _most_frequent(outcome.victim_answer)
     diagnostics["uniform_constant_agreement"] = _most_frequent(outcome.uniform_victim_answer)
     return Measured(
@@ -80,6 +88,19 @@ def run(bench: Bench) -> Measured:
         queries=int(target.queries.sum()),
         gradients=int(target.gradients.sum()),
     )
+
+
+class Copied(System):
+    """A copy as whoever stole it deploys it: as it is."""
+
+    def __init__(self, copy: nn.Module) -> None:
+        super().__init__()
+        self.copy = copy
+
+    def respond(self, x: Tensor, rng: torch.Generator) -> Response:
+        """Return the copy's logits."""
+        with isolated(0):
+            return Response(self.copy(_typed(self.copy, x)))
 
 
 def copy_logits(copy: object, x: Tensor, bench: Bench) -> Tensor:
@@ -199,6 +220,8 @@ def measure(outcome: ExtractionOutcome) -> dict[str, Metric]:
         found["flagged_attacks"] = plain(float(first > 0), 1, "share", "higher")
         if first:
             found["queries_until_flagged"] = plain(first, 1, "queries", "lower")
+    if outcome.copy_p is not None and outcome.own_p is not None and outcome.innocent_p is not None:
+        found |= ownership.measure(outcome.copy_p, outcome.own_p, outcome.innocent_p)
     return found
 
 

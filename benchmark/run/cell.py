@@ -50,6 +50,7 @@ _BLAME: dict[str, Kind] = {
     "poison": "attack",
     "craft": "attack",
     "gate": "defense",
+    "verify": "defense",
     "score": "defense",
     "measure": "infra",
 }

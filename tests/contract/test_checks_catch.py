@@ -99,6 +99,21 @@ class Mending(Quick):
         return repaired
 
 
+@dataclass(frozen=True)
+class Proof(Quick):
+    """Says how likely a suspect's answers are by a function of itself, the door and the data."""
+
+    how: Hook = print
+
+    def verify(self, suspect: Target, data: Data, ctx: Context) -> float | None:
+        return self.how(suspect, data)
+
+
+def flip_owned(suspect: Target, data: Data) -> float:
+    data.y[:5] = 1 - data.y[:5]
+    return 0.0
+
+
 def shift(module: nn.Module, by: Tensor | float) -> None:
     with torch.no_grad():
         next(module.parameters()).add_(by)
@@ -588,6 +603,12 @@ CAUGHT: list[tuple[Check, Item, str]] = [
     (defenses.recovered, Mending(write_clean), "the incident's data was written to"),
     (defenses.recovered, Mending(tell_nonsense), "watch was told of -1 steps and 5 rows"),
     (defenses.recovered, Mending(show_in_training), "not in evaluation mode"),
+    (defenses.verified, Proof(lambda s, d: None), "verify returned None"),
+    (defenses.verified, Proof(lambda s, d: 0.0), "10 of 10 owners claim a system that is nobody's"),
+    (defenses.verified, Proof(lambda s, d: 0.5), "it does not claim its own system: the p-value is 0.5"),
+    (defenses.verified, Proof(lambda s, d: torch.rand((), generator=CHAOS).item()), "the same seed gave another p-value"),
+    (defenses.verified, Proof(lambda s, d: torch.rand(()).item()), "the global random state changed"),
+    (defenses.verified, Proof(flip_owned), "the owner's data was written to"),
     (defenses.useful, quick(), "clean accuracy on two easy blobs is 0"),
     (tasks.same_data, blobs(spoilt_test(x=lambda d: torch.rand(d.x.shape, generator=CHAOS))), "two loads gave different data"),
     (tasks.same_data, blobs(fingerprint="ab" * 32), "the pinned one abab"),

@@ -14,6 +14,8 @@ from firstline.benchmark.core.errors import ContractBroken, FirstlineError
 from firstline.benchmark.core.rng import Streams
 from firstline.benchmark.core.stack import Stack
 from firstline.benchmark.core.system import Bare, Response, System, opened
+from firstline.benchmark.core.target import Target
+from firstline.benchmark.core.threat import Threat
 
 CPU = torch.device("cpu")
 TASK = Blobs(train=64, test=8)
@@ -319,3 +321,30 @@ def test_how_suspect_rows_are_is_kept_row_by_row_whatever_their_order():
     assert Stack((Sieve(silent=True),)).fit(TASK, DATA, Streams(0), CPU).suspicion is None
     half = Stack((Sieve(silent=True), Sieve())).fit(TASK, DATA, Streams(0), CPU).suspicion
     assert torch.equal(torch.isnan(half), torch.arange(len(DATA)) < 3)
+
+
+@dataclass(frozen=True)
+class Oracle(Defense):
+    """Tests with the p-value that it was given."""
+
+    name = "oracle"
+
+    chance: float | None = None
+
+    def verify(self, suspect: Target, data: Data, ctx: Context) -> float | None:
+        return self.chance
+
+
+@pytest.mark.parametrize(
+    ("chances", "told"),
+    [((), None), ((None, None), None), ((0.2, None), 0.2), ((0.2, 0.01), 0.02), ((0.7, 0.8), 1.0)],
+)
+def test_layers_that_test_for_ownership_have_to_share_the_level(chances, told):
+    door = Target(
+        Blobs().best(), Threat.parse("extraction/black/labels:1"), space=TASK.space, classes=2, rng=Streams(0)
+    )
+    layers = tuple(Oracle(chance) for chance in chances)
+    assert Stack(layers).verify(TASK, DATA, door, Streams(0), CPU) == told
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ContractBroken, match=r"oracle: verify returned .*, which is no probability"):
+            Stack((*layers, Oracle(wrong))).verify(TASK, DATA, door, Streams(0), CPU)

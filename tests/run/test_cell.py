@@ -5,12 +5,13 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from firstline.benchmark.core.contracts import Architecture, Defense, Evasion, Task
+from firstline.benchmark.core.contracts import Architecture, Defense, Evasion, Extraction, Task, initialise
 from firstline.benchmark.core.data import Data, InputSpace, Splits
 from firstline.benchmark.core.errors import (
     BudgetExhausted,
@@ -21,6 +22,7 @@ from firstline.benchmark.core.errors import (
 )
 from firstline.benchmark.core.registry import attack, defense, task
 from firstline.benchmark.core.system import System
+from firstline.benchmark.core.threat import Threat
 from firstline.benchmark.core.training import Recipe
 from firstline.benchmark.run import cell as module
 from firstline.benchmark.run import scorer
@@ -99,12 +101,44 @@ class Untold(Counting):
         return Hanging(system)
 
 
+@dataclass(frozen=True)
+class Remembering(Counting):
+    """Is sure of a suspect if it draws now what it drew when the rows were collected."""
+
+    drawn: ClassVar[list[float]] = []
+
+    def collect(self, data, ctx):
+        self.drawn.append(torch.rand((), generator=ctx.rng.torch("secret")).item())
+        return data
+
+    def verify(self, suspect, data, ctx):
+        same = torch.rand((), generator=ctx.rng.torch("secret")).item() == self.drawn[-1]
+        return 0.0 if same and len(data) == 64 else 1.0
+
+
+@dataclass(frozen=True)
+class Guess(Extraction):
+    """Makes a network that learned nothing."""
+
+    needs, goals = ("labels",), ("labels",)
+
+    def extract(self, target, aux, threat, rng):
+        return initialise(lambda: nn.Linear(4, 2), rng)
+
+
 @pytest.fixture(autouse=True)
 def small(registering):
     """Register the small items; forget what was counted."""
     task("dots")(Dots)
     attack("stay")(Stay)
-    for name, cls in (("counting", Counting), ("raising", Raising), ("leaving", Leaving), ("untold", Untold)):
+    attack("guess")(Guess)
+    for name, cls in (
+        ("counting", Counting),
+        ("raising", Raising),
+        ("leaving", Leaving),
+        ("untold", Untold),
+        ("remembering", Remembering),
+    ):
         defense(name)(cls)
     TRAINED.clear()
     threads = torch.get_num_threads()
@@ -164,6 +198,13 @@ def test_a_system_is_fitted_once_for_all_its_attacks_and_runs(cells, run):
     assert TRAINED["counting"] == 1
     run(cells(seed=1))
     assert TRAINED["counting"] == 2
+
+
+def test_an_owner_draws_the_same_when_it_collects_and_when_it_verifies(cells, run):
+    threat, guess = Threat.parse("extraction/black/labels:10"), Use("guess", "guess", 1, {}, "")
+    _, (record,) = run([replace(cells("remembering")[0], threat=threat, attack=guess)])
+    assert record.status == "ok", record.error
+    assert {name: record.metrics[name].value for name in ("claimed", "own_p")} == {"claimed": 1, "own_p": 0}
 
 
 def test_blind_scoring_finds_what_seeing_does(cells, run, tmp_path):
