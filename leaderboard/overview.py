@@ -8,6 +8,7 @@ from firstline.benchmark.core.limits import LIMITS
 from firstline.leaderboard import charts, words
 from firstline.leaderboard.about import About, about
 from firstline.leaderboard.boards import Page, contributions, pareto, tests_of, tradeoffs
+from firstline.leaderboard.budgets import budgets
 from firstline.leaderboard.curves import Curve
 from firstline.leaderboard.names import STAGES, TRUST, Cards, facets
 from firstline.leaderboard.streams import StreamTable
@@ -421,6 +422,7 @@ def tasks(boards: Sequence[Summary], cards: Cards) -> list[dict[str, Any]]:
             "slug": own[0]["task_slug"],
             "about": about("task", own[0]["task_name"], own[0]["task_settings"], None, cards),
             "boards": lines(own),
+            "budgets": budgets(own),
             "defenses": len({e["defense"] for b in own for e in b["entries"]}),
             "records": sum(b["records"] for b in own),
         }

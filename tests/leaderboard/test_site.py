@@ -353,6 +353,36 @@ def test_what_inversion_rebuilt_is_shown_and_what_is_no_picture_is_not(bench, ne
     assert len(list((out / "pictures").iterdir())) == 2
 
 
+def test_boards_that_differ_in_their_budget_are_drawn_over_it(bench, new_metric, tmp_path):
+    got = {
+        100: {"retraining": 0.4, "own-labels": 0.3},
+        400: {"retraining": 0.6, "own-labels": 0.45},
+        1600: {"retraining": 0.7},
+    }
+    for queries, values in got.items():
+        for defense in ("none", "top-k"):
+            for attack, value in values.items():
+                shown = value if defense == "none" else 0.123
+                bench.add_metrics(
+                    defense,
+                    attack,
+                    threat=f"extraction/black/scores:{queries},aux=yes",
+                    metrics={"agreement": new_metric(shown, better="lower")},
+                )
+    bench.add_metrics(
+        "none", "retraining", threat="extraction/black/labels:100", metrics={"agreement": new_metric(0.2)}
+    )
+    out = build(bench.records, bench, tmp_path / "site").parent
+    (page,) = (path.read_text() for path in (out / "tasks").glob("*.html"))
+    assert page.count("Agreement over queries") == 1  # a single budget is no curve
+    part = page[page.index("Agreement over queries") :]
+    assert [text for text in ("40.0%", "60.0%", "70.0%", "45.0%") if text not in part] == []
+    assert "12.3%" not in part
+    assert part.count('class="series') == 2
+    assert part.index("own-labels") < part.index("retraining")
+    assert part.count("<tr>") == 3
+
+
 def test_without_figures_and_curves_neither_is_mentioned(rich, tmp_path):
     text = text_of(build(rich.records, rich, tmp_path / "board", title="board").parent, "boards/")
     assert "What the gate measured" not in text
