@@ -19,6 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic")  # fmt: skip
 WIDTHS = {"phone": 360, "tablet": 800, "desktop": 1280}
 THEMES = ("light", "dark")
+LONG = "hf-images(path='local/cifar10-jpeg75', limit=15000)"  # a name that no phone has room for
 HOSTILE = "<img src=x onerror=alert(1)>\u202e{{7*7}}javascript:alert(1)"
 
 
@@ -50,7 +51,7 @@ def bench(bench_of: Callable[[], Any], new_metric_of: Callable[..., Any]) -> Any
             "auc": new_metric_of(auc, better="lower", unit="area"),
             "test_accuracy": new_metric_of(auc),
         }
-        full.add_metrics(defense, "lira", threat="membership/black/scores", metrics=metrics)
+        full.add_metrics(defense, "lira", task=LONG, threat="membership/black/scores", metrics=metrics)
     return full
 
 
@@ -106,8 +107,8 @@ def places(page: Any, table: str = "table.matrix") -> dict[str, int]:
 
 
 EVASION = ("digits", "evasion/white/linf:0.1")
-PAGES = ("index", "evasion", "defenses", "attacks", "tasks", "compare", "data", "rules", "about", "board", "cells", "pairs", "defense", "attack", "task")  # fmt: skip
-MAIN = ("index", "evasion", "board", "pairs", "defense")
+PAGES = ("index", "evasion", "defenses", "attacks", "tasks", "compare", "data", "rules", "about", "board", "cells", "pairs", "defense", "private", "attack", "task")  # fmt: skip
+MAIN = ("index", "evasion", "board", "pairs", "private")
 
 
 def path_of(site: Path, page: str) -> str:
@@ -118,6 +119,7 @@ def path_of(site: Path, page: str) -> str:
         "pairs": lambda: f"compare/{one}.html",
         "cells": lambda: str(next((site / "cells" / one).glob("trades*.html")).relative_to(site)),
         "defense": lambda: str(next((site / "defenses").glob("trades*.html")).relative_to(site)),
+        "private": lambda: str(next((site / "defenses").glob("dp-sgd*.html")).relative_to(site)),
         "attack": lambda: str(next((site / "attacks").glob("pgd*.html")).relative_to(site)),
         "task": lambda: str(next((site / "tasks").glob("digits*.html")).relative_to(site)),
     }
@@ -245,7 +247,7 @@ def test_ranks_among_the_filtered_are_those_of_a_table_of_them_alone(watched, be
 
 
 def test_ranks_by_overlapping_intervals_are_made_anew_too(watched, bench, site):
-    page = watched.open(board_of(site, "digits", "membership/black/scores"))
+    page = watched.open(board_of(site, LONG, "membership/black/scores"))
     table = next(t for t in tables(bench.records, bench) if t.vector == "membership")
     assert places(page) == {row.defense: row.place.rank for row in table.rows if row.place}
 
