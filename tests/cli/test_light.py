@@ -1,5 +1,6 @@
 """Commands that only look answer at once, and load no torch."""
 
+import os
 import subprocess
 import sys
 import time
@@ -55,13 +56,16 @@ def test_looking_at_results_loads_no_torch(catalogue, smoke, tmp_path, command):
 
 @pytest.mark.parametrize("words", [["list"], ["show", "pgd"], ["plan", "quick"]], ids=" ".join)
 def test_looking_takes_less_than_half_a_second(catalogue, tmp_path, words):
-    """Of many tries, one is undisturbed by whatever else the machine does."""
+    """Processor time, as the wall's is that of whatever else runs; of many tries, one is undisturbed."""
     tries = []
     while not tries or (min(tries) >= 0.5 and len(tries) < 20):
-        start = time.perf_counter()
+        before = os.times()
         code = "from firstline.benchmark.cli.main import main; main()"
         subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, check=True)
-        tries.append(time.perf_counter() - start)
+        after = os.times()
+        tries.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
     assert min(tries) < 0.5
 
 
