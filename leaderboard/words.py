@@ -219,6 +219,7 @@ def breakable(text: str) -> Markup:
 
 
 DASH = "\u2013"
+COUNTED = {"queries", "gradients", "samples", "steps", "inputs", "rows"}  # whole but for means
 
 
 def number(value: float, unit: str) -> str:
@@ -226,8 +227,8 @@ def number(value: float, unit: str) -> str:
 
     >>> number(0.4321, "share"), number(0.4321, "area"), number(-0.00001, "share")
     ('43.2%', '0.432', '0.0%')
-    >>> number(-0.046, "difference of shares")
-    '−4.6 pts'
+    >>> number(-0.046, "difference of shares"), number(0.0, "queries"), number(7.25, "inputs")
+    ('−4.6 pts', '0', '7.2')
     """
     # Adding zero turns a rounded -0.0 into 0.0.
     if unit == "share":
@@ -235,7 +236,7 @@ def number(value: float, unit: str) -> str:
     if unit == "difference of shares":
         return f"{difference(value, 'share')} pts"
     if abs(value) < 100:
-        return f"{round(value, 3) + 0.0:.3f}"
+        return f"{value:.1f}".removesuffix(".0") if unit in COUNTED else f"{round(value, 3) + 0.0:.3f}"
     return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
 
 
